@@ -1,0 +1,124 @@
+"""Where things run: S3, the fleets, the router. One YAML file, or Airflow's Connection `model_release`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, SecretStr, model_validator
+
+from model_release.errors import BadModelConfig
+from model_release.spec import Section, parse_section
+
+ENVIRONMENT_VARIABLE = "MODEL_RELEASE_ENVIRONMENT"
+FLEETS = ("blue", "green")
+
+
+def _no_edge_slashes(prefix: str) -> str:
+    return prefix.strip("/")
+
+
+class S3(Section):
+    """The bucket of the archive, the serving prefixes and the ledger; without keys, boto3's own chain is used."""
+
+    endpoint_url: str | None = None
+    region: str = "us-east-1"
+    bucket: str
+    prefix: Annotated[str, AfterValidator(_no_edge_slashes)] = ""
+    access_key_id: str | None = None
+    secret_access_key: SecretStr | None = None
+
+
+class Replica(Section):
+    """One Triton server: host:port of its three listeners."""
+
+    name: str
+    http: str
+    grpc: str
+    metrics: str
+
+
+class Fleet(Section):
+    """The replicas that read one serving prefix."""
+
+    replicas: Annotated[list[Replica], Field(min_length=1)]
+
+
+class FleetPair(Section):
+    """Two equal fleets that take turns, and the bench that never has traffic."""
+
+    blue: Fleet
+    green: Fleet
+    bench: Fleet
+
+    @model_validator(mode="after")
+    def _bench_is_one_replica(self) -> FleetPair:
+        if len(self.bench.replicas) != 1:
+            message = f"bench is one replica, got {len(self.bench.replicas)}"
+            raise ValueError(message)
+        return self
+
+    def fleet(self, name: str) -> Fleet:
+        """Return `blue`, `green` or `bench`."""
+        return {"blue": self.blue, "green": self.green, "bench": self.bench}[name]
+
+
+class EnvoyRouter(Section):
+    """Envoy, fed by files: `directory` holds its listener, cluster and route files."""
+
+    kind: Literal["envoy_files"] = "envoy_files"
+    directory: Path
+    admin: Annotated[list[str], Field(min_length=1)]
+    """host:port of the admin of every Envoy that reads the directory."""
+    http: str
+    """host:port where clients speak HTTP and gRPC."""
+
+
+class PerfAnalyzer(Section):
+    """The load generator of the benchmark."""
+
+    command: list[str] = ["perf_analyzer"]
+
+
+class Environment(Section):
+    """All that a step needs to know of the world."""
+
+    s3: S3
+    pairs: Annotated[dict[str, FleetPair], Field(min_length=1)]
+    router: EnvoyRouter
+    perf_analyzer: PerfAnalyzer = PerfAnalyzer()
+    triton_key: SecretStr | None = None
+    """`name=value` of Triton's restricted control API, if it is restricted."""
+    lease_s: Annotated[float, Field(ge=5)] = 120
+    load_timeout_s: Annotated[float, Field(gt=0)] = 300
+    call_timeout_s: Annotated[float, Field(gt=0)] = 10
+
+    def pair(self, name: str) -> FleetPair:
+        """
+        Return a fleet pair.
+
+        Raises BadModelConfig when the environment has none of that name.
+        """
+        if name not in self.pairs:
+            problem = (
+                f"serving.fleet_pair {name!r} is not in the environment, which has {', '.join(sorted(self.pairs))}"
+            )
+            raise BadModelConfig("the model config", [problem])
+        return self.pairs[name]
+
+
+def load_environment(path: Path | None = None) -> Environment:
+    """
+    Read the environment from a file, by default the one MODEL_RELEASE_ENVIRONMENT names.
+
+    Raises BadModelConfig, naming the file and every problem.
+    """
+    named = path or os.environ.get(ENVIRONMENT_VARIABLE)
+    if not named:
+        raise BadModelConfig("the environment", [f"give --environment FILE, or set {ENVIRONMENT_VARIABLE}"])
+    try:
+        text = Path(named).read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadModelConfig(str(named), [str(error)]) from None
+    return parse_section(Environment, text, str(named))

@@ -1,0 +1,384 @@
+"""
+Every error of the library, as classes that take facts and build the sentence.
+
+    ReleaseError
+    ├── BadInput                 the user has to change something
+    │   ├── BadModelConfig       a model config or environment file does not hold
+    │   ├── UnknownModel
+    │   ├── CheckpointMissing
+    │   ├── CheckpointUnreadable
+    │   ├── TensorsDoNotMatch
+    │   ├── FactoryFailed
+    │   └── SamplesUnusable
+    ├── Unavailable              an outside system did not answer; a retry may help
+    │   ├── StoreUnavailable
+    │   ├── ReplicaUnavailable
+    │   ├── RouterUnavailable
+    │   └── MetricsUnavailable
+    ├── Refused                  a rule of the pipeline forbids it
+    │   ├── ClaimHeld
+    │   ├── Superseded
+    │   ├── VersionTaken
+    │   ├── VersionNotFound
+    │   ├── VersionRejected
+    │   ├── StaleBuild
+    │   ├── ContractBroken
+    │   ├── NothingToRollBackTo
+    │   ├── NoAdvanceVerdict
+    │   └── RouteTakenOver
+    └── Failed                   a check did not pass
+        ├── ExportFailed
+        ├── ParityFailed
+        ├── BytesDiffer
+        ├── LoadFailed
+        ├── ProofFailed
+        ├── AccuracyTooLow
+        ├── BenchmarkFailed
+        ├── ObjectiveNotMet
+        ├── RouteNotConfirmed
+        ├── RolledBack
+        └── NotAsAsked
+
+A message says what happened, where, what was got, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+
+class ReleaseError(Exception):
+    """Anything that ends a release, with one sentence for a person."""
+
+    retryable = False
+
+
+class BadInput(ReleaseError):
+    """What the user gave does not hold; the same call fails again until it is changed."""
+
+
+class Unavailable(ReleaseError):
+    """An outside system did not answer; nothing was changed and a retry may help."""
+
+    retryable = True
+
+
+class Refused(ReleaseError):
+    """A rule of the pipeline forbids the step."""
+
+
+class Failed(ReleaseError):
+    """A check of the release did not pass."""
+
+
+def did_you_mean(got: str, allowed: Iterable[str]) -> str:
+    """Return ' Did you mean X?' for a close match of `got`, else an empty string."""
+    close = difflib.get_close_matches(got, list(allowed), n=1)
+    return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _listing(names: Sequence[str], most: int = 8) -> str:
+    """Join the first names and say how many more there are."""
+    shown = ", ".join(names[:most]) or "none"
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+
+
+# --- bad input ---------------------------------------------------------------------------------
+
+
+class BadModelConfig(BadInput):
+    """A YAML file is not a valid model config (or environment)."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        self.path, self.problems = path, list(problems)
+        lines = "; ".join(self.problems)
+        super().__init__(f"{path} is not valid: {lines}. Correct the file, then run 'model-release check'.")
+
+
+class UnknownModel(BadInput):
+    """No config of that name exists."""
+
+    def __init__(self, name: str, known: Sequence[str], folder: str) -> None:
+        super().__init__(
+            f"no model config named {name!r} in {folder}.{did_you_mean(name, known)} There are: {_listing(known)}."
+        )
+
+
+class CheckpointMissing(BadInput):
+    """The checkpoint's URI names nothing."""
+
+    def __init__(self, uri: str, why: str = "there is no such object") -> None:
+        super().__init__(
+            f"no checkpoint at {uri}: {why}. Write the checkpoint there first, or name another with --checkpoint."
+        )
+
+
+class CheckpointUnreadable(BadInput):
+    """The checkpoint's bytes are not a state_dict that may be loaded."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(
+            f"the checkpoint {uri} cannot be read: {why}. It must be a whole state_dict as .safetensors, "
+            "or .pt/.pth that loads with weights_only; nothing was published."
+        )
+
+
+class TensorsDoNotMatch(BadInput):
+    """The checkpoint is for another architecture than the factory builds."""
+
+    def __init__(
+        self,
+        uri: str,
+        factory: str,
+        missing: Sequence[str],
+        unexpected: Sequence[str],
+        misshaped: Sequence[str],
+    ) -> None:
+        parts = [
+            f"{len(names)} {what} ({_listing(names, 3)})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+            if names
+        ]
+        super().__init__(
+            f"the checkpoint {uri} does not fit the model that {factory} builds: "
+            f"tensors {'; '.join(parts)}. Name the factory (or factory_kwargs) it was trained with."
+        )
+
+
+class FactoryFailed(BadInput):
+    """`source.factory` cannot be imported or called."""
+
+    def __init__(self, factory: str, why: str) -> None:
+        super().__init__(
+            f"the factory {factory} does not build a torch.nn.Module: {why}. "
+            "It is 'package.module:function', found on PYTHONPATH."
+        )
+
+
+class SamplesUnusable(BadInput):
+    """An .npz of samples or of a golden set does not fit the spec."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(f"the samples {uri} cannot be used: {why}.")
+
+
+# --- unavailable -------------------------------------------------------------------------------
+
+
+class StoreUnavailable(Unavailable):
+    """S3 did not answer, or refused the credentials."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"S3 did not answer for {where}: {why}. Check endpoint_url and credentials, then run again.")
+
+
+class ReplicaUnavailable(Unavailable):
+    """A Triton replica did not answer."""
+
+    def __init__(self, replica: str, why: str) -> None:
+        super().__init__(
+            f"the Triton replica {replica} did not answer: {why}. Every replica of a fleet has to be up for a "
+            "release; start it or take it out of the environment, then run again."
+        )
+
+
+class RouterUnavailable(Unavailable):
+    """The router's admin or its route file cannot be reached."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"the router {where} did not answer: {why}.")
+
+
+class MetricsUnavailable(Unavailable):
+    """The source of a look did not answer."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"no metrics from {where}: {why}.")
+
+
+# --- refused -----------------------------------------------------------------------------------
+
+
+class ClaimHeld(Refused):
+    """Another release holds the model."""
+
+    retryable = True
+
+    def __init__(self, model: str, holder: str, phase: str, expires_in_s: float) -> None:
+        super().__init__(
+            f"{model} is being released by {holder} (in {phase}, its lease ends in {max(0, expires_in_s):.0f} s). "
+            "Wait for it, or end it with 'model-release rollback'."
+        )
+
+
+class Superseded(Refused):
+    """A newer epoch exists: this try may write nothing more."""
+
+    def __init__(self, model: str, own_epoch: int, epoch: int, holder: str) -> None:
+        super().__init__(
+            f"epoch {own_epoch} of {model} is superseded by epoch {epoch} ({holder}). This try changed nothing more."
+        )
+
+
+class VersionTaken(Refused):
+    """The version is sealed, from another source."""
+
+    def __init__(self, model: str, version: int, sealed_from: str, asked: str) -> None:
+        super().__init__(
+            f"version {version} of {model} is sealed from source {sealed_from}, not from {asked}. "
+            "A sealed version never changes: release the new checkpoint under another version."
+        )
+
+
+class VersionNotFound(Refused):
+    """The archive holds no such sealed version."""
+
+    def __init__(self, model: str, version: int, sealed: Sequence[int]) -> None:
+        names = [str(v) for v in sorted(sealed, reverse=True)]
+        super().__init__(f"version {version} of {model} is not in the archive. Sealed versions: {_listing(names)}.")
+
+
+class VersionRejected(Refused):
+    """The version was rolled back before."""
+
+    def __init__(self, model: str, version: int, why: str) -> None:
+        super().__init__(
+            f"version {version} of {model} was rejected: {why}. "
+            f"Only a restore that says why deploys it again: "
+            f"model-release rollback {model} --to {version} --reason '...'."
+        )
+
+
+class StaleBuild(Refused):
+    """A newer version was promoted or restored since this build's date."""
+
+    def __init__(self, model: str, version: int, newest: int) -> None:
+        super().__init__(
+            f"the build {version} of {model} is stale: {newest} was decided later. "
+            "Restore a sealed version with 'model-release rollback --to', or release a newer checkpoint."
+        )
+
+
+class ContractBroken(Refused):
+    """The version's inputs and outputs break stable's clients."""
+
+    def __init__(self, model: str, changes: Sequence[str]) -> None:
+        super().__init__(
+            f"the new version of {model} breaks the contract of the stable one: {'; '.join(changes)}. "
+            "A canary would fail its clients: release it under another model name."
+        )
+
+
+class NothingToRollBackTo(Refused):
+    """No earlier version can take the traffic."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model} has no live canary, no standby and no earlier promoted version to go back to.")
+
+
+class NoAdvanceVerdict(Refused):
+    """The stage before was not judged `advance`."""
+
+    def __init__(self, model: str, stage: int, verdict: str | None) -> None:
+        super().__init__(
+            f"{model} may not go past stage {stage}: the ledger's verdict of it is {verdict or 'missing'}, not advance."
+        )
+
+
+class RouteTakenOver(Refused):
+    """The route carries a newer epoch."""
+
+    def __init__(self, model: str, own_epoch: int, epoch: int) -> None:
+        super().__init__(f"the route of {model} carries epoch {epoch}, newer than {own_epoch}: it was left as it is.")
+
+
+# --- failed ------------------------------------------------------------------------------------
+
+
+class ExportFailed(Failed):
+    """The model does not become a valid ONNX file."""
+
+    def __init__(self, model: str, why: str, hint: str = "") -> None:
+        super().__init__(f"{model} does not export to ONNX: {why}." + (f" {hint}" if hint else ""))
+
+
+class ParityFailed(Failed):
+    """The ONNX file answers differently from the PyTorch model."""
+
+    def __init__(
+        self, model: str, output: str, batch_size: int, worst_abs: float, allowed: str, differing: str
+    ) -> None:
+        super().__init__(
+            f"the ONNX of {model} disagrees with PyTorch: output {output!r} at batch size {batch_size} differs by "
+            f"{worst_abs:.3g} ({differing}), allowed {allowed}. Nothing was published; look for ops that export "
+            "differently, or widen parity.atol/rtol if the model tolerates it."
+        )
+
+
+class BytesDiffer(Failed):
+    """An object's bytes are not the sealed ones."""
+
+    def __init__(self, key: str, got: str, sealed: str) -> None:
+        super().__init__(f"the bytes of {key} changed: got {got}, sealed as {sealed}. It is not served.")
+
+
+class LoadFailed(Failed):
+    """A replica refused to load the version."""
+
+    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
+        super().__init__(
+            f"the replica {replica} refused to load {model} version {version}: {why}. No weight was moved."
+        )
+
+
+class ProofFailed(Failed):
+    """A replica does not serve exactly what it should."""
+
+    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
+        super().__init__(f"the replica {replica} is not proved to serve {model} version {version}: {why}.")
+
+
+class AccuracyTooLow(Failed):
+    """The version answers the golden set worse than it may."""
+
+    def __init__(self, model: str, version: int, got: float, least: float, where: str) -> None:
+        super().__init__(
+            f"{model} version {version} answers {got:.4f} of the golden set rightly on {where}, "
+            f"below the allowed {least:.4f}. It goes no further."
+        )
+
+
+class BenchmarkFailed(Failed):
+    """perf_analyzer gave no usable measurement."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"the benchmark of {model} gave no result: {why}.")
+
+
+class ObjectiveNotMet(Failed):
+    """No candidate config meets the latency objective, or the version is too slow."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"{model} does not meet its benchmark objective: {why}. No fleet was touched.")
+
+
+class RouteNotConfirmed(Failed):
+    """The router, or the replicas behind it, do not show the weights that were set."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"the route of {model} is not confirmed: {why}.")
+
+
+class RolledBack(Failed):
+    """The release went back; the run ends red."""
+
+    def __init__(self, model: str, version: int, reason: str) -> None:
+        super().__init__(f"{model} version {version} was rolled back and rejected: {reason}")
+
+
+class NotAsAsked(Failed):
+    """What serves is not what was asked for."""
+
+    def __init__(self, model: str, differences: Sequence[str]) -> None:
+        super().__init__(f"{model} does not serve what was asked: {'; '.join(differences)}.")
