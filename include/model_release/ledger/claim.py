@@ -1,0 +1,112 @@
+"""
+Claims and epochs: one writer at a time, and the newest wins.
+
+Every try of every step raises the epoch. Whoever writes compares its own epoch with the ledger's first; the route carries
+the epoch too and refuses an older one itself. The clock of a claim is the store's, the same for every worker.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Self
+
+from model_release.errors import ClaimHeld, ReleaseError, Superseded
+from model_release.identity import Release
+from model_release.ledger.state import ClaimRecord, State, StateFile
+from model_release.repository.store import ObjectStore
+
+log = logging.getLogger(__name__)
+
+
+class Claim:
+    """The claim of one try of one step; inside `with` it is renewed until the step ends."""
+
+    def __init__(self, file: StateFile, store: ObjectStore, state: State, lease_s: float) -> None:
+        self._file = file
+        self._store = store
+        self._model = state.model
+        self.epoch = state.epoch
+        self._lease_s = lease_s
+        self._stop = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_until_stopped, name=f"lease-{self.epoch}", daemon=True)
+
+    def check(self) -> State:
+        """Return the newest state. Raises Superseded when a newer epoch exists."""
+        return self._own(self._file.read())
+
+    def change(self, mutate: Callable[[State], State]) -> State:
+        """Change the state if the epoch is still ours. Raises Superseded when it is not."""
+        return self._file.change(lambda state: mutate(self._own(state)))
+
+    def renew(self) -> None:
+        """Move the end of the lease. Raises Superseded when the claim is gone."""
+        expires_at = self._store.now() + timedelta(seconds=self._lease_s)
+
+        def later(state: State) -> State:
+            claim = state.claim
+            return state.model_copy(
+                update={"claim": claim.model_copy(update={"expires_at": expires_at}) if claim else None}
+            )
+
+        self.change(later)
+
+    def _own(self, state: State) -> State:
+        if state.epoch != self.epoch:
+            holder = state.claim.holder if state.claim else "no one holds it now"
+            raise Superseded(self._model, self.epoch, state.epoch, holder)
+        return state
+
+    def _renew_until_stopped(self) -> None:
+        while not self._stop.wait(self._lease_s / 3):
+            try:
+                self.renew()
+            except Superseded:
+                return
+            except ReleaseError as error:
+                log.warning("the lease of %s was not renewed: %s", self._model, error)
+
+    def __enter__(self) -> Self:
+        self._renewer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._renewer.join()
+
+
+def take(
+    file: StateFile, store: ObjectStore, release: Release, phase: str, lease_s: float, *, begins: bool = False
+) -> Claim:
+    """
+    Take the model's claim for one try of a step and raise the epoch.
+
+    A release `begins` with its first step. A restore then preempts whoever holds the claim; a build waits for a live one
+    and takes an expired one over. Every other step demands that its own run holds the claim.
+    Raises ClaimHeld, and Superseded for a run that lost the claim before: it never gets it back.
+    """
+    now = store.now()
+
+    def claimed(state: State) -> State:
+        held = state.claim
+        if release.holder in state.superseded or (held is None or held.holder != release.holder) and not begins:
+            holder = held.holder if held else "no one holds it now"
+            raise Superseded(release.model, 0, state.epoch, holder)
+        superseded = state.superseded
+        if held is not None and held.holder != release.holder:
+            if held.expires_at > now and release.kind != "restore":
+                raise ClaimHeld(release.model, held.holder, held.phase, (held.expires_at - now).total_seconds())
+            superseded = [*superseded, held.holder]
+        claim = ClaimRecord(
+            run_id=release.run_id,
+            clear_number=release.clear_number,
+            kind=release.kind,
+            version=release.version,
+            phase=phase,
+            expires_at=now + timedelta(seconds=lease_s),
+        )
+        return state.model_copy(update={"epoch": state.epoch + 1, "claim": claim, "superseded": superseded})
+
+    return Claim(file, store, file.change(claimed), lease_s)

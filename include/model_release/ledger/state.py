@@ -1,0 +1,188 @@
+"""
+state.json: what serves, what is under test, and who may change it. Changed by compare-and-swap alone.
+
+Equal bytes have an equal ETag, so every body carries a nonce and a rising revision. A PUT whose answer was lost and that
+is retried fails its own condition: the nonce that is read back tells the winner.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from model_release.errors import BytesDiffer, StoreUnavailable
+from model_release.identity import Kind
+from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
+
+_TRIES = 30
+
+
+class Part(BaseModel):
+    """A part of the state; unknown keys of a newer writer are kept."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class Placement(Part):
+    """A version on a fleet; `digest` is the release_digest that every replica echoes."""
+
+    fleet: str
+    version: int
+    digest: str
+
+
+class Weights(Part):
+    """Shares of the traffic by fleet, in percent."""
+
+    blue: int = 0
+    green: int = 0
+
+
+class WeightRecord(Part):
+    """What the route was meant to become, written before it is touched, and what was confirmed after."""
+
+    intent: Weights = Weights()
+    confirmed: Weights | None = None
+    epoch: int = 0
+
+
+class ClaimRecord(Part):
+    """The right to change the model's serving: one run's, until it expires by the store's clock."""
+
+    run_id: str
+    clear_number: int
+    kind: Kind
+    mode: Literal["normal", "dry_run", "emergency"] = "normal"
+    version: int
+    phase: str
+    expires_at: datetime
+    held_until: datetime | None = None
+
+    @property
+    def holder(self) -> str:
+        """The run and its clear number."""
+        return f"{self.run_id}#{self.clear_number}"
+
+
+class Promotion(Part):
+    """A version that took all the traffic. `decision` orders decisions: a build's version, a restore's moment."""
+
+    version: int
+    digest: str
+    kind: Kind
+    decision: int
+    at: datetime
+    run_id: str
+
+
+class Rejection(Part):
+    """A version that was rolled back."""
+
+    version: int
+    reason: str
+    at: datetime
+    run_id: str
+
+
+class Running(Part):
+    """The release that holds, or last held, the claim."""
+
+    run_id: str
+    clear_number: int
+    version: int
+    kind: Kind
+    spec_digest: str
+    checkpoint: str
+    reason: str = ""
+    by: str = ""
+    fleet: str
+    first_release: bool
+    stages: list[int]
+    started_at: datetime
+    deployed: bool = False
+    verdicts: dict[str, dict[str, Any]] = {}
+    outcome: Literal["running", "promoted", "rolled_back", "failed"] = "running"
+    failure: str = ""
+
+    @property
+    def holder(self) -> str:
+        """The run and its clear number."""
+        return f"{self.run_id}#{self.clear_number}"
+
+
+class State(Part):
+    """All of state.json."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    revision: int = 0
+    nonce: str = ""
+    epoch: int = 0
+    claim: ClaimRecord | None = None
+    stable: Placement | None = None
+    canary: Placement | None = None
+    standby: Placement | None = None
+    weights: WeightRecord = WeightRecord()
+    promotions: list[Promotion] = []
+    rejected: list[Rejection] = []
+    superseded: list[str] = []
+    release: Running | None = None
+
+    def rejection_of(self, version: int) -> Rejection | None:
+        """Return why a version is rejected, or None."""
+        return next((entry for entry in reversed(self.rejected) if entry.version == version), None)
+
+    @property
+    def newest_decision(self) -> int:
+        """The newest promoted or restored decision, 0 before the first."""
+        return max((promotion.decision for promotion in self.promotions), default=0)
+
+
+class StateFile:
+    """state.json of one model."""
+
+    def __init__(self, store: ObjectStore, model: str) -> None:
+        self._store = store
+        self._model = model
+        self._key = f"ledger/{model}/state.json"
+
+    def read(self) -> State:
+        """Return the state; a model never released has an empty one. Raises BytesDiffer for a corrupt one."""
+        return self._load()[0]
+
+    def change(self, mutate: Callable[[State], State]) -> State:
+        """
+        Apply `mutate` to the newest state until no one else was faster, and return what was written.
+
+        `mutate` may be called several times and may raise; then nothing is written.
+        """
+        nonce = uuid.uuid4().hex
+        for _ in range(_TRIES):
+            before, etag = self._load()
+            if before.nonce == nonce:
+                return before
+            after = mutate(before).model_copy(update={"revision": before.revision + 1, "nonce": nonce})
+            body = after.model_dump_json(indent=1).encode()
+            try:
+                if etag is None:
+                    self._store.put(self._key, body, if_absent=True)
+                else:
+                    self._store.put(self._key, body, if_match=etag)
+            except ConditionFailed:
+                continue
+            return after
+        raise StoreUnavailable(self._key, f"other writers were faster {_TRIES} times")
+
+    def _load(self) -> tuple[State, str | None]:
+        try:
+            body, etag = self._store.get(self._key)
+        except KeyAbsent:
+            return State(model=self._model), None
+        try:
+            return State.model_validate_json(body), etag
+        except ValidationError as error:
+            raise BytesDiffer(self._key, f"no valid state ({error.error_count()} problems)", "a state") from None

@@ -1,0 +1,140 @@
+"""
+Every version ever sealed, immutable.
+
+A part of a version is a folder of files and a manifest. Until the manifest is written nobody reads the files: what an
+earlier try left is kept if its bytes are the same and replaced if not. The manifest is written last and only if absent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from pydantic import ValidationError
+
+from model_release.errors import BytesDiffer, VersionNotFound, VersionTaken
+from model_release.repository import manifest as manifests
+from model_release.repository.manifest import FileEntry, Manifest
+from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
+
+Part = Literal["base", "tuned"]
+
+
+class Archive:
+    """The archive of one model."""
+
+    def __init__(self, store: ObjectStore, model: str) -> None:
+        self._store = store
+        self._model = model
+
+    def key(self, version: int, part: Part, name: str) -> str:
+        """Return the key of a file of a version."""
+        return f"archive/{self._model}/{version}/{part}/{name}"
+
+    def sealed(self, version: int, part: Part = "base") -> Manifest | None:
+        """
+        Return the manifest of a sealed part, or None if it is not sealed.
+
+        Raises BytesDiffer when the manifest itself is no manifest any more.
+        """
+        key = self.key(version, part, manifests.NAME)
+        try:
+            body, _ = self._store.get(key)
+        except KeyAbsent:
+            return None
+        try:
+            return Manifest.model_validate_json(body)
+        except ValidationError:
+            raise BytesDiffer(key, "something that is no manifest", "a manifest") from None
+
+    def versions(self) -> list[int]:
+        """Return the sealed versions, oldest first."""
+        names = self._store.folders(f"archive/{self._model}/")
+        return sorted(int(name) for name in names if name.isdigit() and self.sealed(int(name)) is not None)
+
+    def require(self, version: int) -> Manifest:
+        """Return the manifest of a sealed version. Raises VersionNotFound, listing what there is."""
+        found = self.sealed(version)
+        if found is None:
+            raise VersionNotFound(self._model, version, self.versions())
+        return found
+
+    def write(self, version: int, part: Part, name: str, path: Path, check: Callable[[], None]) -> FileEntry:
+        """
+        Put a file into a part that is not sealed yet, and verify what S3 keeps of it.
+
+        `check` raises when the claim is lost; it is called before anything of an earlier try is replaced.
+        Raises BytesDiffer when S3 keeps other bytes, VersionTaken when the part was sealed meanwhile.
+        """
+        entry, key = manifests.describe(path), self.key(version, part, name)
+        try:
+            kept = self._store.head(key)
+        except KeyAbsent:
+            kept = None
+        if kept is None or kept.crc64nvme != entry.crc64nvme:
+            sealed = self.sealed(version, part)
+            if sealed is not None:
+                raise VersionTaken(self._model, version, f"{sealed.source.uri} by {sealed.run_id}", str(path.name))
+            check()
+            self._store.upload(path, key)
+            self.compare(key, entry)
+        return entry
+
+    def compare(self, key: str, entry: FileEntry) -> None:
+        """Compare an object's CRC, as S3 keeps it, with the sealed one. Raises BytesDiffer."""
+        try:
+            kept = self._store.head(key)
+        except KeyAbsent:
+            raise BytesDiffer(key, "nothing", entry.crc64nvme) from None
+        if kept.crc64nvme != entry.crc64nvme or kept.size_bytes != entry.size_bytes:
+            got = f"crc64nvme {kept.crc64nvme} of {kept.size_bytes} bytes"
+            raise BytesDiffer(key, got, f"crc64nvme {entry.crc64nvme} of {entry.size_bytes} bytes")
+
+    def read(self, version: int, part: Part, name: str, to: Path) -> Path:
+        """Download a file of a part that may still be unsealed. Raises KeyAbsent."""
+        self._store.download(self.key(version, part, name), to)
+        return to
+
+    def read_sealed(self, manifest: Manifest, name: str, to: Path) -> Path:
+        """Download a sealed file and verify its sha256. Raises BytesDiffer; then no file stays."""
+        key, entry = self.key(manifest.version, manifest.part, name), manifest.files[name]
+        try:
+            self._store.download(key, to)
+        except KeyAbsent:
+            raise BytesDiffer(key, "nothing", entry.sha256) from None
+        got = hashlib.sha256(to.read_bytes()).hexdigest()
+        if got != entry.sha256:
+            to.unlink()
+            raise BytesDiffer(key, f"sha256 {got}", f"sha256 {entry.sha256}")
+        return to
+
+    def seal(self, manifest: Manifest, check: Callable[[], None]) -> Manifest:
+        """
+        Seal a part by one conditional write, after its objects were compared with the manifest.
+
+        Of two tries one wins; the other gets the winner's manifest if it is of the same source.
+        Raises VersionTaken when it is of another source, BytesDiffer when an object is not what was written.
+        """
+        for name, entry in manifest.files.items():
+            self.compare(self.key(manifest.version, manifest.part, name), entry)
+        self._clear_leftovers(manifest, check)
+        body = manifest.model_dump_json(indent=1).encode()
+        check()
+        try:
+            self._store.put(self.key(manifest.version, manifest.part, manifests.NAME), body, if_absent=True)
+        except ConditionFailed:
+            winner = self.sealed(manifest.version, manifest.part)
+            if winner is None or winner.source.sha256 != manifest.source.sha256:
+                sealed_from = winner.source.sha256 if winner else "an unknown source"
+                raise VersionTaken(self._model, manifest.version, sealed_from, manifest.source.sha256) from None
+            return winner
+        return manifest
+
+    def _clear_leftovers(self, manifest: Manifest, check: Callable[[], None]) -> None:
+        wanted = {self.key(manifest.version, manifest.part, name) for name in (*manifest.files, manifests.NAME)}
+        for entry in self._store.objects(self.key(manifest.version, manifest.part, "")):
+            if entry.key not in wanted:
+                check()
+                self._store.delete(entry.key)

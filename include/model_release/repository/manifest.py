@@ -1,0 +1,75 @@
+"""The manifest: the one object whose write seals a part of a version."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from awscrt.checksums import crc64nvme
+
+from model_release.spec import Section
+
+NAME = "manifest.json"
+_CHUNK_BYTES = 2**20
+
+
+class FileEntry(Section):
+    """A sealed file: its bytes by two sums; S3 keeps and compares the CRC (base64) by itself."""
+
+    sha256: str
+    crc64nvme: str
+    size_bytes: int
+
+
+class SourceEntry(Section):
+    """The checkpoint that a version was made of."""
+
+    uri: str
+    sha256: str
+
+
+class Manifest(Section):
+    """What a sealed part (`base` or `tuned`) holds, of what and by whom it was made."""
+
+    schema_version: Literal[1] = 1
+    model: str
+    version: int
+    part: Literal["base", "tuned"]
+    contract: int
+    source: SourceEntry
+    files: dict[str, FileEntry]
+    tools: dict[str, str]
+    summary: dict[str, Any]
+    spec_digest: str
+    release_digest: str
+    run_id: str
+    sealed_at: datetime
+    by: str = ""
+
+
+def describe(path: Path) -> FileEntry:
+    """Return the sums and the size of a file on disk, read once in chunks."""
+    sha256, crc, size_bytes = hashlib.sha256(), 0, 0
+    with path.open("rb") as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            crc = crc64nvme(chunk, crc)
+            size_bytes += len(chunk)
+    return FileEntry(
+        sha256=sha256.hexdigest(), crc64nvme=base64.b64encode(crc.to_bytes(8, "big")).decode(), size_bytes=size_bytes
+    )
+
+
+def tool_versions() -> dict[str, str]:
+    """Return the versions of the packages that made the files."""
+    found = {}
+    for package in ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "model-release"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
