@@ -22,6 +22,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── VersionNotFound
     │   ├── VersionRejected
     │   ├── StaleBuild
+    │   ├── AlreadyStable
     │   ├── ContractBroken
     │   ├── NothingToRollBackTo
     │   ├── NoAdvanceVerdict
@@ -257,6 +258,16 @@ class StaleBuild(Refused):
         super().__init__(
             f"the build {version} of {model} is stale: {newest} was decided later. "
             "Restore a sealed version with 'model-release rollback --to', or release a newer checkpoint."
+        )
+
+
+class AlreadyStable(Refused):
+    """The version that is asked for has the traffic already."""
+
+    def __init__(self, model: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of {model} is stable already: there is nothing to release. "
+            "Name another checkpoint under another version, or restore another sealed version."
         )
 
 

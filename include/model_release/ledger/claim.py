@@ -1,8 +1,8 @@
 """
 Claims and epochs: one writer at a time, and the newest wins.
 
-Every try of every step raises the epoch. Whoever writes compares its own epoch with the ledger's first; the route carries
-the epoch too and refuses an older one itself. The clock of a claim is the store's, the same for every worker.
+Every try of every step raises the epoch. Whoever writes compares its own epoch with the ledger's first; the route
+carries the epoch too and refuses an older one itself. The clock of a claim is the store's, the same for every worker.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from model_release.errors import ClaimHeld, ReleaseError, Superseded
 from model_release.identity import Release
 from model_release.ledger.state import ClaimRecord, State, StateFile
 from model_release.repository.store import ObjectStore
+
+_SUPERSEDED_KEPT = 200
 
 log = logging.getLogger(__name__)
 
@@ -83,22 +85,22 @@ def take(
     """
     Take the model's claim for one try of a step and raise the epoch.
 
-    A release `begins` with its first step. A restore then preempts whoever holds the claim; a build waits for a live one
-    and takes an expired one over. Every other step demands that its own run holds the claim.
+    A release `begins` with its first step. A restore then preempts whoever holds the claim; a build waits for a live
+    one and takes an expired one over. Every other step demands that its own run holds the claim.
     Raises ClaimHeld, and Superseded for a run that lost the claim before: it never gets it back.
     """
     now = store.now()
 
     def claimed(state: State) -> State:
         held = state.claim
-        if release.holder in state.superseded or (held is None or held.holder != release.holder) and not begins:
+        if release.holder in state.superseded or (not begins and (held is None or held.holder != release.holder)):
             holder = held.holder if held else "no one holds it now"
             raise Superseded(release.model, 0, state.epoch, holder)
         superseded = state.superseded
         if held is not None and held.holder != release.holder:
             if held.expires_at > now and release.kind != "restore":
                 raise ClaimHeld(release.model, held.holder, held.phase, (held.expires_at - now).total_seconds())
-            superseded = [*superseded, held.holder]
+            superseded = [*superseded, held.holder][-_SUPERSEDED_KEPT:]
         claim = ClaimRecord(
             run_id=release.run_id,
             clear_number=release.clear_number,

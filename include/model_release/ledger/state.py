@@ -1,8 +1,8 @@
 """
 state.json: what serves, what is under test, and who may change it. Changed by compare-and-swap alone.
 
-Equal bytes have an equal ETag, so every body carries a nonce and a rising revision. A PUT whose answer was lost and that
-is retried fails its own condition: the nonce that is read back tells the winner.
+Equal bytes have an equal ETag, so every body carries a nonce and a rising revision. A PUT whose answer was lost and
+that is retried fails its own condition: the recent nonces that are read back tell that it won.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from model_release.identity import Kind
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
 
 _TRIES = 30
+_NONCES = 16
 
 
 class Part(BaseModel):
@@ -120,7 +121,7 @@ class State(Part):
     schema_version: Literal[1] = 1
     model: str
     revision: int = 0
-    nonce: str = ""
+    recent_nonces: list[str] = []
     epoch: int = 0
     claim: ClaimRecord | None = None
     stable: Placement | None = None
@@ -163,9 +164,10 @@ class StateFile:
         nonce = uuid.uuid4().hex
         for _ in range(_TRIES):
             before, etag = self._load()
-            if before.nonce == nonce:
+            if nonce in before.recent_nonces:
                 return before
-            after = mutate(before).model_copy(update={"revision": before.revision + 1, "nonce": nonce})
+            nonces = [*before.recent_nonces, nonce][-_NONCES:]
+            after = mutate(before).model_copy(update={"revision": before.revision + 1, "recent_nonces": nonces})
             body = after.model_dump_json(indent=1).encode()
             try:
                 if etag is None:

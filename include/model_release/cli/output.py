@@ -1,0 +1,67 @@
+"""How the command line speaks: tables and lines for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from model_release.environment import Environment, load_environment
+from model_release.errors import ReleaseError
+from model_release.spec import ModelSpec, find_spec
+
+_people = Console(highlight=False, soft_wrap=True)
+_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+@dataclass
+class Output:
+    """The options that every command shares, and what they open."""
+
+    configs: Path
+    environment_file: Path | None
+    as_json: bool
+
+    @cached_property
+    def environment(self) -> Environment:
+        """The environment. Raises BadModelConfig."""
+        return load_environment(self.environment_file)
+
+    def spec(self, name: str) -> ModelSpec:
+        """Return a model's spec. Raises UnknownModel, BadModelConfig."""
+        return find_spec(self.configs, name)
+
+    def say(self, text: str) -> None:
+        """Write a line for people; programs get none."""
+        if not self.as_json:
+            _people.print(text)
+
+    def give(self, result: Any) -> None:
+        """Write the result for programs."""
+        if self.as_json:
+            print(json.dumps(result, default=str))
+
+    def table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Write a table for people."""
+        if self.as_json:
+            return
+        table = Table(title=escape(title), title_justify="left")
+        for column in columns:
+            table.add_column(column)
+        for row in rows:
+            table.add_row(*(escape(str("" if cell is None else cell)) for cell in row))
+        _people.print(table)
+
+
+def error_line(error: ReleaseError, as_json: bool) -> None:
+    """Say why the command failed: JSON on stdout, else one sentence on stderr."""
+    if as_json:
+        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+    else:
+        _errors.print(f"[red]error:[/red] {escape(str(error))}")

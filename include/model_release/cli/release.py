@@ -1,0 +1,134 @@
+"""Commands that change what serves: release, rollback, and one step of a release."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import uuid
+from datetime import UTC, datetime
+from typing import Annotated, Any
+
+import typer
+
+from model_release.cli.output import Output
+from model_release.identity import Kind, Release, version_of
+from model_release.ledger.state import StateFile
+from model_release.repository.store import ObjectStore
+
+Name = Annotated[str, typer.Argument(help="Model.")]
+STEPS = (
+    "plan", "export", "validate", "publish", "benchmark", "deploy", "shift", "watch", "promote", "roll_back", "finish",
+)  # fmt: skip
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(release)
+    app.command()(rollback)
+    app.command()(step)
+
+
+def release(
+    context: typer.Context,
+    name: Name,
+    checkpoint: Annotated[str | None, typer.Option(help="URI; by default what the config says.")] = None,
+    version: Annotated[int | None, typer.Option(help="YYYYMMDDHHMMSS; by default now, in UTC.")] = None,
+) -> None:
+    """Release a checkpoint through the canary, without Airflow."""
+    output: Output = context.obj
+    asked = Release(
+        model=name,
+        version=version or version_of(datetime.now(UTC)),
+        kind=Kind.BUILD,
+        run_id=_run_id("release"),
+        checkpoint=checkpoint,
+        by=getpass.getuser(),
+    )
+    _tell_story(output, asked)
+
+
+def rollback(
+    context: typer.Context,
+    name: Name,
+    reason: Annotated[str, typer.Option(help="Why; it is kept in the ledger.")],
+    to: Annotated[int | None, typer.Option(help="A sealed version.")] = None,
+) -> None:
+    """Go back: abort a live canary, else restore the standby, or the newest promoted version, or the one asked for."""
+    from model_release.steps import abort
+
+    output: Output = context.obj
+    state = StateFile(ObjectStore(output.environment.s3), output.spec(name).name).read()
+    if to is None and state.canary is not None:
+        aborted = Release(
+            name, state.canary.version, Kind.RESTORE, _run_id("abort"), reason=reason, by=getpass.getuser()
+        )
+        result = abort.run(aborted, output.environment)
+        output.say(f"[green]ok[/green] the canary {result['version']} of {name} is gone and rejected: {reason}")
+        output.give(result)
+        return
+    version = to if to is not None else abort.target(state)
+    _tell_story(output, Release(name, version, Kind.RESTORE, _run_id("rollback"), reason=reason, by=getpass.getuser()))
+
+
+def step(
+    context: typer.Context,
+    which: Annotated[str, typer.Argument(metavar="STEP", help=" | ".join(STEPS))],
+    release_json: Annotated[str, typer.Option("--release", help="The release, as JSON.")],
+    stage: Annotated[int | None, typer.Option(help="For shift and watch.")] = None,
+    reason: Annotated[str, typer.Option(help="For roll_back.")] = "",
+) -> None:
+    """Run one step of a release, as Airflow does."""
+    from importlib import import_module
+
+    output: Output = context.obj
+    if which not in STEPS:
+        raise typer.BadParameter(f"{which!r} is no step; there are {', '.join(STEPS)}")
+    try:
+        asked = Release.from_dict(json.loads(release_json))
+    except (ValueError, TypeError, KeyError) as error:
+        raise typer.BadParameter(f"--release is not a release: {error}") from None
+    arguments: list[Any] = []
+    if which == "plan":
+        arguments = [output.spec(asked.model)]
+    elif which in ("shift", "watch"):
+        if stage is None:
+            raise typer.BadParameter(f"{which} needs --stage")
+        arguments = [stage]
+    elif which == "roll_back":
+        arguments = [reason]
+    result = import_module(f"model_release.steps.{which}").run(asked, output.environment, *arguments)
+    output.say(f"[green]ok[/green] {which}: {json.dumps(result, default=str)}")
+    output.give(result)
+
+
+def _run_id(what: str) -> str:
+    return f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+
+
+def _tell_story(output: Output, asked: Release) -> None:
+    from model_release.steps import story
+    from model_release.steps.story import Told
+
+    told: list[dict[str, Any]] = []
+
+    def tell(what: Told) -> None:
+        mark = "[red]failed[/red]" if what.error else "[green]ok[/green]    "
+        output.say(f"{mark} {what.step:<11} {what.seconds:6.1f} s  {_in_short(what)}")
+        if what.step == "plan" and what.result:
+            for line in what.result["lines"]:
+                output.say(f"       {line}")
+        error = str(what.error) if what.error else None
+        told.append({"step": what.step, "seconds": what.seconds, "result": what.result, "error": error})
+
+    result = story.run(asked, output.environment, output.spec(asked.model), tell)
+    output.say(f"[green]{asked.model} serves version {result['stable']}[/green]")
+    output.give({"release": asked.to_dict(), "result": result, "steps": told})
+
+
+def _in_short(what: Any) -> str:
+    if what.error is not None:
+        return str(what.error).replace("[", r"\[")
+    facts = {key: value for key, value in (what.result or {}).items() if isinstance(value, str | int | float)}
+    return ", ".join(f"{key} {value}" for key, value in facts.items() if key not in ("model", "lines")).replace(
+        "[", r"\["
+    )

@@ -1,0 +1,48 @@
+"""abort: end a live release at once, whoever runs it; its canary goes back first."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.errors import NothingToRollBackTo
+from model_release.identity import Release
+from model_release.ledger.state import State
+from model_release.steps.context import begin
+from model_release.steps.roll_back import undo
+
+
+def run(release: Release, environment: Environment) -> dict[str, Any]:
+    """
+    Take the claim from the running release, put the traffic back and reject the canary with `release.reason`.
+
+    `release` is a restore of the canary's own version by the person who aborts. Raises NothingToRollBackTo when there
+    is no live canary.
+    """
+    with begin(release, environment, "abort", begins=True) as step:
+        state = step.claim.check()
+        if state.canary is None or state.release is None:
+            raise NothingToRollBackTo(release.model)
+        running = state.release.model_copy(
+            update={"run_id": release.run_id, "clear_number": release.clear_number, "reason": release.reason}
+        )
+        step.update(release=running)
+        result = undo(step, reason=release.reason, rejects=True)
+        step.update(claim=None)
+        return result
+
+
+def target(state: State) -> int:
+    """
+    Return the version a rollback without a target goes to: the standby, else the newest promoted one not rejected.
+
+    Raises NothingToRollBackTo.
+    """
+    stable = state.stable.version if state.stable else None
+    rejected = {entry.version for entry in state.rejected} | {stable}
+    if state.standby is not None and state.standby.version not in rejected:
+        return state.standby.version
+    for promotion in reversed(state.promotions):
+        if promotion.version not in rejected:
+            return promotion.version
+    raise NothingToRollBackTo(state.model)

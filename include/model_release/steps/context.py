@@ -1,0 +1,159 @@
+"""What every step has in hand: the claim of its try, the frozen spec, and the parts it works on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from model_release.environment import Environment, FleetPair
+from model_release.errors import BytesDiffer, NotAsAsked, ReleaseError, RolledBack, Superseded
+from model_release.identity import Release
+from model_release.ledger.claim import Claim, take
+from model_release.ledger.events import Events
+from model_release.ledger.looks import Looks
+from model_release.ledger.state import Running, State, StateFile
+from model_release.repository.archive import Archive
+from model_release.repository.serving import ServingPrefix
+from model_release.repository.store import KeyAbsent, ObjectStore
+from model_release.spec import ModelSpec
+from model_release.traffic import connect
+from model_release.traffic.router import Router
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One try of one step of a release."""
+
+    release: Release
+    environment: Environment
+    store: ObjectStore
+    claim: Claim
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The spec as plan froze it: an edit of the file while a release runs changes nothing of it."""
+        return read_frozen_spec(self.store, self.release.model, self.running.spec_digest)
+
+    @property
+    def running(self) -> Running:
+        """The ledger's record of this release. Raises Superseded when it is another's."""
+        state = self.claim.check()
+        if state.release is None or state.release.holder != self.release.holder:
+            holder = state.release.holder if state.release else "no release"
+            raise Superseded(self.release.model, self.claim.epoch, state.epoch, holder)
+        return state.release
+
+    @property
+    def pair(self) -> FleetPair:
+        """The two fleets and the bench that serve the model."""
+        return self.environment.pair(self.spec.serving.fleet_pair)
+
+    @cached_property
+    def archive(self) -> Archive:
+        """The model's archive."""
+        return Archive(self.store, self.release.model)
+
+    @cached_property
+    def router(self) -> Router:
+        """The router that clients speak to."""
+        return connect(self.environment)
+
+    @cached_property
+    def looks(self) -> Looks:
+        """The looks of this try of the release."""
+        return Looks(self.store, self.release.model, self.release.version, self.release.holder)
+
+    def prefix(self, fleet: str) -> ServingPrefix:
+        """Return the model's place in a fleet's serving prefix."""
+        return ServingPrefix(self.store, self.spec.serving.fleet_pair, fleet, self.release.model)
+
+    def check(self) -> None:
+        """Raise Superseded when a newer epoch exists; called just before each write."""
+        self.claim.check()
+
+    def update(self, **changes: Any) -> State:
+        """Change top-level fields of the state."""
+        return self.claim.change(lambda state: state.model_copy(update=changes))
+
+    def update_running(self, **changes: Any) -> State:
+        """Change the record of this release."""
+
+        def changed(state: State) -> State:
+            running = state.release.model_copy(update=changes) if state.release else None
+            return state.model_copy(update={"release": running})
+
+        return self.claim.change(changed)
+
+    def event(self, what: str, **facts: Any) -> None:
+        """Append an event to the ledger."""
+        record(self.store, self.release, self.claim.epoch, what, facts)
+
+
+def record(store: ObjectStore, release: Release, epoch: int, what: str, facts: dict[str, Any]) -> None:
+    """Append an event of a release to the ledger."""
+    whose = {"run": release.holder, "version": release.version, "kind": str(release.kind), "by": release.by}
+    Events(store, release.model).append(epoch, what, store.now(), {**whose, **facts})
+
+
+@contextmanager
+def begin(release: Release, environment: Environment, phase: str, *, begins: bool = False) -> Iterator[Step]:
+    """
+    Take the claim for one try of a step and keep it while the step runs.
+
+    An error that ends the step is written into the ledger's record of the release, so that finish can say it.
+    """
+    store = ObjectStore(environment.s3)
+    file = StateFile(store, release.model)
+    with take(file, store, release, phase, environment.lease_s, begins=begins) as claim:
+        step = Step(release, environment, store, claim)
+        try:
+            yield step
+        except (Superseded, RolledBack, NotAsAsked):
+            raise
+        except Exception as error:
+            _note_failure(step, phase, error)
+            raise
+
+
+def _note_failure(step: Step, phase: str, error: Exception) -> None:
+    """Write the failure down if the ledger can be reached; the error itself is raised in any case."""
+    reason = f"{phase}: {error}"
+
+    def failed(state: State) -> State:
+        running = state.release
+        if running is None or running.holder != step.release.holder:
+            return state
+        return state.model_copy(update={"release": running.model_copy(update={"failure": running.failure or reason})})
+
+    try:
+        step.claim.change(failed)
+        step.event("failed", phase=phase, error=str(error))
+    except ReleaseError as second:
+        log.warning("the failure of %s was not written to the ledger: %s", phase, second)
+
+
+def freeze_spec(store: ObjectStore, spec: ModelSpec, check: Callable[[], object]) -> str:
+    """Write the spec under its digest into the ledger and return the digest."""
+    key = f"ledger/{spec.name}/specs/{spec.digest}.json"
+    if not store.exists(key):
+        check()
+        store.put(key, spec.model_dump_json(indent=1).encode())
+    return spec.digest
+
+
+def read_frozen_spec(store: ObjectStore, model: str, digest: str) -> ModelSpec:
+    """Read a frozen spec. Raises BytesDiffer when it is not the one that was frozen."""
+    key = f"ledger/{model}/specs/{digest}.json"
+    try:
+        spec = ModelSpec.model_validate_json(store.get(key)[0])
+    except KeyAbsent:
+        raise BytesDiffer(key, "nothing", digest) from None
+    if spec.digest != digest:
+        raise BytesDiffer(key, spec.digest, digest)
+    return spec

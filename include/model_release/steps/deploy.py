@@ -1,0 +1,45 @@
+"""deploy: the sealed version onto every replica of the canary fleet, proved on each, at weight 0."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.errors import ProofFailed, ReplicaUnavailable
+from model_release.identity import Release
+from model_release.ledger.state import Placement, State
+from model_release.steps.context import begin
+from model_release.steps.route import apply_route, route_of
+from model_release.steps.serve import prove, put_on, sealed_config
+from model_release.triton import config as configs
+
+
+def run(release: Release, environment: Environment) -> dict[str, Any]:
+    """
+    Bring the version onto the canary fleet and prove it on each replica's own port; a standby is used if it is it.
+
+    Raises VersionNotFound, BytesDiffer, LoadFailed, ProofFailed, ReplicaUnavailable; no weight was moved then.
+    """
+    with begin(release, environment, "deploy") as step:
+        fleet = step.running.fleet
+        base = step.archive.require(release.version)
+        config = sealed_config(step, release.version)
+        placed = Placement(fleet=fleet, version=release.version, digest=configs.release_digest(config))
+        warm = step.claim.check().standby == placed
+
+        def intent(state: State) -> State:
+            standby = None if state.standby and state.standby.fleet == fleet else state.standby
+            return state.model_copy(update={"canary": placed, "standby": standby})
+
+        step.claim.change(intent)
+        if warm:
+            try:
+                proofs = prove(step, fleet, base, config)
+            except (ProofFailed, ReplicaUnavailable):
+                proofs = put_on(step, fleet, base, config)
+        else:
+            proofs = put_on(step, fleet, base, config)
+        state = step.update_running(deployed=True)
+        apply_route(step, route_of(state, step, canary_percent=0))
+        step.event("deployed", fleet=fleet, proofs=proofs, reused_standby=warm)
+        return {"fleet": fleet, "version": release.version, "replicas": len(proofs), "reused_standby": warm}

@@ -1,0 +1,66 @@
+"""finish: green only if router, every replica and the ledger show what was asked; it also gives the claim back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.errors import NotAsAsked, ReleaseError, RolledBack
+from model_release.identity import Release
+from model_release.steps.context import Step, begin
+from model_release.steps.route import route_of
+from model_release.steps.serve import prove, sealed_config
+
+
+def run(release: Release, environment: Environment) -> dict[str, Any]:
+    """
+    Compare what serves with what was asked, then end the claim.
+
+    Raises RolledBack with the reason, NotAsAsked with every difference, Superseded when another release took over.
+    """
+    with begin(release, environment, "finish") as step:
+        running = step.running
+        try:
+            if running.outcome == "rolled_back":
+                raise RolledBack(release.model, release.version, running.failure)
+            differences = [running.failure] if running.failure else []
+            if running.outcome != "promoted":
+                differences.append(_where_it_stopped(step))
+            else:
+                differences += _differences(step)
+            if differences:
+                raise NotAsAsked(release.model, differences)
+        except ReleaseError as error:
+            step.event("finished", green=False, reason=str(error))
+            _give_back(step, "failed" if running.outcome == "running" else running.outcome)
+            raise
+        step.event("finished", green=True, stable=release.version)
+        _give_back(step, "promoted")
+        return {"model": release.model, "stable": release.version, "green": True}
+
+
+def _where_it_stopped(step: Step) -> str:
+    state = step.claim.check()
+    stable = f"version {state.stable.version}" if state.stable else "no version"
+    return f"{stable} has the traffic, {step.release.version} was asked"
+
+
+def _differences(step: Step) -> list[str]:
+    """Return every way in which router, replicas and ledger differ from the asked version as stable."""
+    state, release = step.claim.check(), step.release
+    if state.stable is None or state.stable.version != release.version:
+        return [_where_it_stopped(step)]
+    found = []
+    route, wanted = step.router.read(release.model), route_of(state, step, canary_percent=0)
+    if route is None or (route.weights, route.versions) != (wanted.weights, wanted.versions):
+        found.append(f"the route is {route.weights if route else 'missing'}, not {wanted.weights}")
+    try:
+        prove(step, state.stable.fleet, step.archive.require(release.version), sealed_config(step, release.version))
+    except ReleaseError as error:
+        found.append(str(error))
+    return found
+
+
+def _give_back(step: Step, outcome: str) -> None:
+    running = step.running.model_copy(update={"outcome": outcome})
+    step.update(release=running, claim=None)

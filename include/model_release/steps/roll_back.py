@@ -1,0 +1,87 @@
+"""roll_back: weight 0 before all else, confirmed where requests arrive; then the version is removed and recorded."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from model_release.environment import FLEETS, Environment
+from model_release.errors import ReleaseError, ReplicaUnavailable, StoreUnavailable
+from model_release.identity import Release
+from model_release.ledger.state import Rejection, Running, State
+from model_release.steps.context import Step, begin
+from model_release.steps.route import CONFIRM_TIMEOUT_S, apply_route, route_of
+from model_release.steps.serve import await_no_requests, take_off
+from model_release.traffic import connect
+
+log = logging.getLogger(__name__)
+
+
+def run(release: Release, environment: Environment, reason: str) -> dict[str, Any]:
+    """
+    Put the traffic back and take the canary away; a release without a canary has nothing to undo.
+
+    The version is rejected if a gate judged it `rollback`. With S3 down the route alone is set back, and
+    StoreUnavailable is raised: run the step again when S3 is there.
+    """
+    try:
+        with begin(release, environment, "roll_back") as step:
+            running = step.running
+            judged = any(verdict.get("action") == "rollback" for verdict in running.verdicts.values())
+            return undo(step, reason=_reason(running, reason), rejects=judged)
+    except StoreUnavailable:
+        _put_route_back(release, environment)
+        raise
+
+
+def _reason(running: Running, given: str) -> str:
+    """Return the words of the gate that stopped the release, else what the caller says, else what failed."""
+    for stage, verdict in running.verdicts.items():
+        if verdict.get("action") == "rollback":
+            return f"stage {stage} %: {verdict.get('reason', '')}"
+    return given or running.failure or "no reason was given"
+
+
+def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
+    """Take the canary out of the traffic and off its fleet, whichever release it belongs to."""
+    state = step.claim.check()
+    if state.canary is None:
+        step.event("nothing to roll back", reason=reason)
+        return {"rolled_back": False, "reason": reason, "problems": []}
+    canary = state.canary
+    apply_route(step, route_of(state.model_copy(update={"canary": None}), step, canary_percent=0))
+    problems: list[str] = []
+    try:
+        await_no_requests(step, canary.fleet)
+    except ReplicaUnavailable as error:
+        problems.append(str(error))
+    problems += take_off(step, canary.fleet)
+    rejection = Rejection(version=canary.version, reason=reason, at=step.store.now(), run_id=step.release.run_id)
+
+    def without_canary(now: State) -> State:
+        running = now.release
+        if running is not None and running.version == canary.version:
+            running = running.model_copy(update={"outcome": "rolled_back", "failure": running.failure or reason})
+        rejected = [*now.rejected, rejection] if rejects else now.rejected
+        return now.model_copy(update={"canary": None, "rejected": rejected, "release": running})
+
+    step.claim.change(without_canary)
+    step.event("rolled_back", rolled_back=canary.version, reason=reason, rejected=rejects, problems=problems)
+    return {"rolled_back": True, "version": canary.version, "reason": reason, "rejected": rejects, "problems": problems}
+
+
+def _put_route_back(release: Release, environment: Environment) -> None:
+    """Set the route to stable with the router alone: it knows the roles itself."""
+    router = connect(environment)
+    try:
+        route = router.read(release.model)
+        if route is None or route.canary is None or route.versions[route.canary] != release.version:
+            return
+        weights = {fleet: 100 if fleet == route.stable else 0 for fleet in FLEETS}
+        back = replace(route, weights=weights)
+        router.set(back)
+        router.confirm(back, CONFIRM_TIMEOUT_S)
+        log.warning("S3 did not answer: the route of %s was set back to stable by itself", release.model)
+    except ReleaseError as error:
+        log.warning("the route of %s was not set back: %s", release.model, error)

@@ -1,0 +1,109 @@
+"""A version onto a fleet, and off it again: what benchmark, deploy and roll_back share."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from model_release.errors import BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
+from model_release.repository.manifest import Manifest
+from model_release.steps.context import Step
+from model_release.triton import config as configs
+from model_release.triton import fleet as fleets
+
+RECORDED = "recorded.npz"
+CONFIG = "config.pbtxt"
+_QUIET_S = 1.0
+_QUIET_DEADLINE_S = 20
+
+
+def sealed_config(step: Step, version: int) -> Any:
+    """Return the sealed ModelConfig of a version: the tuned one if there is one, else the base's."""
+    manifest = step.archive.sealed(version, "tuned") or step.archive.require(version)
+    with TemporaryDirectory() as folder:
+        text = step.archive.read_sealed(manifest, CONFIG, Path(folder) / CONFIG).read_text()
+    config = configs.parse(text)
+    if configs.release_digest(config) != manifest.release_digest:
+        key = step.archive.key(version, manifest.part, CONFIG)
+        raise BytesDiffer(key, configs.release_digest(config), manifest.release_digest)
+    return config
+
+
+def recorded_samples(step: Step, base: Manifest) -> dict[str, np.ndarray[Any, Any]]:
+    """Return a version's recorded samples: `input__<name>` and `output__<name>`, batch axis first."""
+    with TemporaryDirectory() as folder:
+        path = step.archive.read_sealed(base, RECORDED, Path(folder) / RECORDED)
+        with np.load(path, allow_pickle=False) as arrays:
+            return {name: arrays[name] for name in arrays.files}
+
+
+def prove(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
+    """Prove on each replica's own port that it serves exactly this version and config, and answers rightly."""
+    parity = step.spec.parity
+    return fleets.prove(
+        step.pair.fleet(fleet),
+        step.release.model,
+        base.version,
+        config,
+        recorded_samples(step, base),
+        parity.atol,
+        parity.rtol,
+        step.environment,
+    )
+
+
+def load(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
+    """Make a version whose files lie in the prefix the served one: config.pbtxt, load everywhere, prove."""
+    step.prefix(fleet).write_config(configs.render(config, step.claim.epoch), step.check)
+    fleets.load_everywhere(step.pair.fleet(fleet), step.release.model, base.version, step.environment, check=step.check)
+    return prove(step, fleet, base, config)
+
+
+def put_on(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
+    """Bring a sealed version onto a fleet and prove it there; the version before is then deleted from the prefix."""
+    prefix = step.prefix(fleet)
+    prefix.place(step.archive, base, step.check)
+    proofs = load(step, fleet, base, config)
+    prefix.keep_only(base.version, step.check)
+    return proofs
+
+
+def take_off(step: Step, fleet: str) -> list[str]:
+    """
+    Remove the model from a fleet: a config that newborns skip, unload, prove not READY, delete.
+
+    Returns sentences about replicas that did not answer; they find the model gone when they start again.
+    """
+    prefix = step.prefix(fleet)
+    text = prefix.config()
+    problems: list[str] = []
+    if text is not None:
+        disabled = configs.disabled(configs.parse(text))
+        prefix.write_config(configs.render(disabled, step.claim.epoch), step.check)
+        try:
+            fleets.unload_everywhere(step.pair.fleet(fleet), step.release.model, step.environment, check=step.check)
+        except ReplicaUnavailable as error:
+            problems.append(str(error))
+    prefix.delete(step.check)
+    return problems
+
+
+def await_no_requests(step: Step, fleet: str) -> dict[str, int]:
+    """
+    Confirm at the receivers that weight 0 means no request: every replica's counter stays flat.
+
+    Raises RouteNotConfirmed when requests still arrive, ReplicaUnavailable when a replica cannot be asked.
+    """
+    replicas, deadline = step.pair.fleet(fleet), time.monotonic() + _QUIET_DEADLINE_S
+    before = fleets.request_counts(replicas, step.release.model, step.environment)
+    while time.monotonic() < deadline:
+        time.sleep(_QUIET_S)
+        after = fleets.request_counts(replicas, step.release.model, step.environment)
+        if after == before:
+            return after
+        before = after
+    raise RouteNotConfirmed(step.release.model, f"requests still arrive at {fleet} with weight 0: {before}")

@@ -1,0 +1,63 @@
+"""shift: give the canary a stage's share of the traffic."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.errors import NoAdvanceVerdict
+from model_release.identity import Release
+from model_release.ledger.looks import StageLooks
+from model_release.ledger.state import Running
+from model_release.steps.context import Step, begin
+from model_release.steps.route import apply_route, route_of
+from model_release.steps.serve import prove, sealed_config
+
+
+def run(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
+    """
+    Prove the canary once more, shift the route to `stage` percent, confirm it, and open the stage's looks.
+
+    Raises NoAdvanceVerdict unless the ledger says that the stage before was judged `advance`, whatever a task says.
+    """
+    with begin(release, environment, f"shift {stage}") as step:
+        require_advance(step.running, stage)
+        base = step.archive.require(release.version)
+        prove(step, step.running.fleet, base, sealed_config(step, release.version))
+        route = route_of(step.claim.check(), step, canary_percent=stage)
+        apply_route(step, route)
+        _open_looks(step, stage)
+        step.event("shifted", stage=stage, weights=route.weights)
+        return {"stage": stage, "weights": route.weights}
+
+
+def require_advance(running: Running, stage: int | None) -> None:
+    """
+    Demand the advance verdict of the stage before `stage` (None: of the last stage, before promotion).
+
+    Raises NoAdvanceVerdict, also for a stage that the plan does not have or a canary that is not proved.
+    """
+    if stage is not None and stage not in running.stages:
+        raise NoAdvanceVerdict(_model(running), stage, "not a stage of this release")
+    before = running.stages if stage is None else running.stages[: running.stages.index(stage)]
+    if not running.deployed:
+        raise NoAdvanceVerdict(_model(running), 0, "the canary is not deployed")
+    for earlier in before:
+        action = running.verdicts.get(str(earlier), {}).get("action")
+        if action != "advance":
+            raise NoAdvanceVerdict(_model(running), earlier, action)
+
+
+def _model(running: Running) -> str:
+    return f"version {running.version}"
+
+
+def _open_looks(step: Step, stage: int) -> None:
+    """Write the counters at the start of the stage; a second try of the step keeps the first's."""
+    looks, etag = step.looks.read(stage)
+    if looks is not None:
+        return
+    arms = step.router.counters(step.release.model, step.spec.serving.fleet_pair)
+    counters = {fleet: asdict(arm) for fleet, arm in arms.items()}
+    step.looks.write(StageLooks(stage=stage, started_at=step.store.now(), baseline=counters, counters=counters), etag)

@@ -1,0 +1,122 @@
+"""Model configs: what holds, what does not, and the words that say so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from model_release.errors import BadModelConfig, UnknownModel
+from model_release.spec import ModelSpec, find_spec, load_spec, load_specs, parse_section, render_template
+
+GOOD = """
+name: {name}
+source: {{checkpoint: "s3://training/{name}/{{{{ date }}}}/model.safetensors", factory: "package.module:build"}}
+inputs: [{{name: image, dtype: float32, shape: [1, 8, 8]}}]
+outputs: [{{name: logits, dtype: float32, shape: [10]}}]
+"""
+
+
+def good(name: str = "digits", extra: str = "") -> str:
+    return GOOD.format(name=name) + extra
+
+
+def problems_of(text: str) -> str:
+    with pytest.raises(BadModelConfig) as caught:
+        parse_section(ModelSpec, text, "digits.yaml")
+    return str(caught.value)
+
+
+def test_a_minimal_config_has_the_defaults_of_production() -> None:
+    spec = parse_section(ModelSpec, good(), "digits.yaml")
+
+    assert spec.canary.stages == [10, 50, 100]
+    assert spec.canary.min_requests == 1000
+    assert [gate.kind for gate in spec.canary.gates] == ["error_rate", "latency"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "words"),
+    [
+        ("canry: {}", ["unknown key 'canry'", "Did you mean 'canary'"]),
+        ("canary: {min_bake: 3}", ["unknown key 'canary.min_bake'", "Did you mean 'min_bake_s'"]),
+        ("canary: {gates: [{name: e, kind: error_rate, od_ratio: 2}]}", ["Did you mean 'odds_ratio'"]),
+        ("canary: {stages: [50, 10, 100]}", ["stages [50, 10, 100] must rise and end at 100"]),
+        ("canary: {stages: [10, 50]}", ["must rise and end at 100"]),
+        ("canary: {min_bake_s: 60, max_bake_s: 30}", ["must be below max_bake_s"]),
+        ("schedule: daily", ["cron line of five fields"]),
+        ("serving: {max_batch_size: 8}", ["parity.batch_sizes [64] are above serving.max_batch_size 8"]),
+        ("serving: {dynamic_batching: {preferred_batch_size: [128]}}", ["above max_batch_size 64"]),
+        ("dynamic_axes: {seq: {min: 2, max: 8}}", ["no input names"]),
+        ("contract: 2", ["contract"]),
+    ],
+)
+def test_a_bad_value_is_named_with_what_is_allowed(extra: str, words: list[str]) -> None:
+    message = problems_of(good(extra=extra))
+
+    for word in words:
+        assert word in message
+
+
+def test_every_problem_of_a_file_is_said_at_once() -> None:
+    message = problems_of(good(extra="canry: {}\nschedule: daily"))
+
+    assert "canry" in message
+    assert "cron line" in message
+
+
+def test_a_checkpoint_variable_that_does_not_exist_is_named() -> None:
+    message = problems_of(good().replace("{{ date }}", "{{ day }}"))
+
+    assert "variable 'day'" in message
+    assert "date, version" in message
+
+
+def test_a_file_that_is_no_yaml_is_a_bad_config_and_not_a_crash() -> None:
+    assert "digits.yaml" in problems_of("a: [")
+    assert "mapping" in problems_of("- a list")
+
+
+def test_a_name_that_is_not_the_files_stem_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.yaml"
+    path.write_text(good())
+
+    with pytest.raises(BadModelConfig, match=r"name is 'digits', but the file is other\.yaml"):
+        load_spec(path)
+
+
+def test_a_bad_file_leaves_the_others_standing(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text(good())
+    (tmp_path / "broken.yaml").write_text(good("broken", "nonsense: 1"))
+
+    specs, problems = load_specs(tmp_path)
+
+    assert list(specs) == ["digits"]
+    assert [Path(problem.path).name for problem in problems] == ["broken.yaml"]
+
+
+def test_an_unknown_model_is_answered_with_its_neighbour(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text(good())
+
+    with pytest.raises(UnknownModel, match="Did you mean 'digits'"):
+        find_spec(tmp_path, "digit")
+
+
+def test_the_digest_changes_with_any_value_and_not_with_the_layout() -> None:
+    one = parse_section(ModelSpec, good(), "x")
+    same = parse_section(ModelSpec, "# a comment\n" + good(), "x")
+    other = parse_section(ModelSpec, good(extra="parity: {atol: 1.0e-5}"), "x")
+
+    assert one.digest == same.digest
+    assert one.digest != other.digest
+
+
+def test_templates_put_values_in_and_leave_the_rest() -> None:
+    assert (
+        render_template("s3://a/{{ date }}/{{version}}", {"date": "2026-01-02", "version": "7"})
+        == "s3://a/2026-01-02/7"
+    )
+
+
+def test_names_that_would_collide_with_ensemble_parts_are_refused() -> None:
+    assert "'__'" in problems_of(good("a__b"))
