@@ -1,0 +1,166 @@
+"""
+Triton and perf_analyzer from their wheels: what to run, with which environment.
+
+The server is 2.51.0 of nvidia-pytriton; it has no ONNX Runtime backend, so `backends/onnxruntime` is one in Python
+that honours the config.pbtxt of production.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import sys
+from pathlib import Path
+
+from sandbox.settings import HOST
+
+BACKENDS = Path(__file__).with_name("backends")
+_SHARED_MEMORY_BYTES = 1 << 20
+#: perf_analyzer asks for these; the server's wheel has copies under names with a hash.
+_PERF_ANALYZER_LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
+#: Ignored signals survive exec: before 26.06 a write to an S3 connection that was dropped while idle ends the server
+#: (triton-inference-server/server#8767). What a killed server left behind is removed first.
+_START_TRITON = """
+trap '' PIPE
+rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"/folder* /dev/shm/"$1"*
+shift
+exec "$@"
+"""
+
+
+def prepare_backends(venv: Path, folder: Path) -> Path:
+    """Write the backend directory (the wheel's Python backend, and ours beside it) and return it."""
+    server = _site_packages(venv) / "pytriton" / "tritonserver"
+    stub = server / "python_backend_stubs" / f"{sys.version_info.major}.{sys.version_info.minor}"
+    backends = folder / "backends"
+    python = backends / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    for source in [*(server / "backends" / "python").iterdir(), stub / "triton_python_backend_stub"]:
+        if source.is_file():
+            _copy(source, python / source.name)
+    for source in BACKENDS.glob("*/model.py"):
+        (backends / source.parent.name).mkdir(exist_ok=True)
+        _copy(source, backends / source.parent.name / source.name)
+    _make_executable(python / "triton_python_backend_stub")
+    _make_executable(_tritonserver(venv))
+    return backends
+
+
+def replica_command(
+    venv: Path,
+    backends: Path,
+    repository_url: str,
+    http_port: int,
+    grpc_port: int,
+    metrics_port: int,
+    *,
+    control_key: str | None = None,
+) -> list[str]:
+    """
+    Return the command of one Triton, started as in production and sized for a small machine.
+
+    `repository_url` is s3://http://host:port/bucket/prefix; the prefix holds at least one object. `control_key` is
+    `name=value`: the control API then wants it as gRPC metadata.
+    """
+    region = f"sandbox-triton-{http_port}-"
+    flags = [
+        f"--model-repository={repository_url}",
+        f"--backend-directory={backends}",
+        "--model-control-mode=explicit",
+        "--load-model=*",
+        "--exit-on-error=false",
+        "--strict-readiness=false",
+        "--disable-auto-complete-config",
+        f"--http-address={HOST}",
+        f"--grpc-address={HOST}",
+        f"--metrics-address={HOST}",
+        f"--http-port={http_port}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-port={metrics_port}",
+        "--http-thread-count=4",
+        "--exit-timeout-secs=5",
+        f"--backend-config=python,shm-region-prefix-name={region}",
+        f"--backend-config=python,shm-default-byte-size={_SHARED_MEMORY_BYTES}",
+        f"--backend-config=python,shm-growth-byte-size={_SHARED_MEMORY_BYTES}",
+    ]
+    if control_key is not None:
+        flags.append(f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:{control_key}")
+    return ["/bin/sh", "-c", _START_TRITON.strip(), "start-triton", region, str(_tritonserver(venv)), *flags]
+
+
+def replica_environment(venv: Path, access_key_id: str, secret_access_key: str, temp_dir: Path) -> dict[str, str]:
+    """Return the environment of one Triton; `temp_dir` is its own and takes the models that it downloads."""
+    temp_dir.mkdir(parents=True, exist_ok=True)
+    return {
+        "PATH": f"{venv.absolute() / 'bin'}:{os.environ.get('PATH', os.defpath)}",
+        "VIRTUAL_ENV": str(venv.absolute()),
+        "LD_LIBRARY_PATH": str(_libraries(venv)),
+        "AWS_ACCESS_KEY_ID": access_key_id,
+        "AWS_SECRET_ACCESS_KEY": secret_access_key,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "TRITON_AWS_MOUNT_DIRECTORY": str(temp_dir.absolute()),
+        "TMPDIR": str(temp_dir.absolute()),
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+        "PYTHONDONTWRITEBYTECODE": "1",
+    }
+
+
+def perf_analyzer_command(venv: Path, folder: Path) -> list[str]:
+    """Write a script that runs perf_analyzer with the libraries it needs, and return the command."""
+    libraries = folder / "perf_analyzer" / "lib"
+    libraries.mkdir(parents=True, exist_ok=True)
+    for name in _PERF_ANALYZER_LIBRARIES:
+        _link(_library(venv, name), libraries / name)
+    binary = venv.absolute() / "bin" / "perf_analyzer"
+    _make_executable(binary)
+    script = folder.absolute() / "perf_analyzer" / "perf_analyzer"
+    text = f'#!/bin/sh\nLD_LIBRARY_PATH="{libraries.absolute()}" exec "{binary}" "$@"\n'
+    if not script.is_file() or script.read_text() != text:
+        script.write_text(text)
+    _make_executable(script)
+    return [str(script)]
+
+
+def _site_packages(venv: Path) -> Path:
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    return venv.absolute() / "lib" / version / "site-packages"
+
+
+def _tritonserver(venv: Path) -> Path:
+    return _site_packages(venv) / "pytriton" / "tritonserver" / "bin" / "tritonserver"
+
+
+def _libraries(venv: Path) -> Path:
+    return _site_packages(venv) / "nvidia_pytriton.libs"
+
+
+def _library(venv: Path, name: str) -> Path:
+    """Return the wheel's copy of a library, whose name has a hash: libb64.so.0d is libb64-98cb6333.so.0d."""
+    stem, _, version = name.partition(".so.")
+    return next(_libraries(venv).glob(f"{stem}-*.so.{version}*"))
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Copy unless it is there already: a running server keeps its files."""
+    if target.is_file() and target.read_bytes() == source.read_bytes():
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    shutil.copy2(source, beside)
+    beside.replace(target)
+
+
+def _link(source: Path, target: Path) -> None:
+    if target.is_symlink() and target.readlink() == source:
+        return
+    beside = target.with_name(f".{target.name}.{os.getpid()}")
+    beside.symlink_to(source)
+    beside.replace(target)
+
+
+def _make_executable(path: Path) -> None:
+    mode = path.stat().st_mode
+    if not mode & stat.S_IXUSR:
+        path.chmod(mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
