@@ -1,0 +1,116 @@
+"""
+watch: look at both arms until a verdict ends the stage.
+
+One look is one call, and all that a look needs lies in the ledger: a triggerer that restarts, or two at once, go on
+where the stage stands. Nothing is held between looks.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.errors import MetricsUnavailable, NoAdvanceVerdict, RouterUnavailable
+from model_release.gates.judge import Judge, Verdict
+from model_release.gates.looks import Look, difference
+from model_release.identity import Release
+from model_release.ledger.looks import StageLooks
+from model_release.spec import Canary
+from model_release.steps.context import Step, begin
+from model_release.traffic.router import ArmCounters
+
+log = logging.getLogger(__name__)
+
+
+def run(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
+    """Look at the spec's interval until the stage is decided; returns the last look's result."""
+    while True:
+        started = time.monotonic()
+        result = look(release, environment, stage)
+        if result["done"]:
+            return result
+        time.sleep(max(0.0, result["look_interval_s"] - (time.monotonic() - started)))
+
+
+def look(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
+    """
+    Take one look at a stage, judge it, and keep both in the ledger.
+
+    Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), and when to look again.
+    Raises NoAdvanceVerdict when the stage was never shifted to.
+    """
+    with begin(release, environment, f"watch {stage}") as step:
+        looks, etag = step.looks.read(stage)
+        if looks is None:
+            raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
+        if str(stage) in step.running.verdicts:
+            return _result(step, step.running.verdicts[str(stage)])
+        canary = _with_hold(step.spec.canary)
+        looks, verdict = _look_once(step, canary, looks)
+        if not step.looks.write(looks, etag):
+            return _result(step, {**verdict.to_dict(), "action": None})
+        decided = {**verdict.to_dict(), "action": _action(canary, verdict, _age_s(step, looks))}
+        if decided["action"] is not None:
+            verdicts = {**step.running.verdicts, str(stage): decided}
+            step.update_running(verdicts=verdicts)
+            step.event("judged", stage=stage, **decided)
+        return _result(step, decided)
+
+
+def _with_hold(canary: Canary) -> Canary:
+    """A stage that is held goes on being looked at: `hold_s` more, before it goes back."""
+    if canary.on_inconclusive != "hold":
+        return canary
+    return canary.model_copy(update={"max_bake_s": canary.max_bake_s + canary.hold_s})
+
+
+def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLooks, Verdict]:
+    """Read the counters once, add the look, and judge the whole stage by replaying it."""
+    running, state = step.running, step.claim.check()
+    judge = Judge(canary, looks.stage, first_release=running.first_release, bounds_ms=looks.bounds_ms)
+    verdict: Verdict | None = None
+    for line in looks.looks:
+        verdict = judge.take(Look.from_dict(line))
+    if state.canary is None:
+        raise NoAdvanceVerdict(step.release.model, looks.stage, "no canary")
+    age_s = _age_s(step, looks)
+    try:
+        after = step.router.counters(step.release.model, step.spec.serving.fleet_pair)
+    except (RouterUnavailable, MetricsUnavailable) as error:
+        reason = f"source_down: {error}"
+        return looks, Verdict(t=age_s, stage=looks.stage, verdict="inconclusive", reason=reason, gates=[])
+    before = {fleet: ArmCounters.from_dict(arm) for fleet, arm in looks.counters.items()}
+    stable = state.stable.fleet if state.stable else None
+    seen = difference(before, after, stable=stable, canary=state.canary.fleet, t=age_s, stage=looks.stage)
+    verdict = judge.take(seen)
+    return looks.model_copy(
+        update={
+            "counters": {fleet: arm.to_dict() for fleet, arm in after.items()},
+            "looks": [*looks.looks, seen.to_dict()],
+            "verdict": verdict.to_dict(),
+        }
+    ), verdict
+
+
+def _age_s(step: Step, looks: StageLooks) -> float:
+    """Return the seconds since the stage began, by the store's clock."""
+    return (step.store.now() - looks.started_at).total_seconds()
+
+
+def _action(canary: Canary, verdict: Verdict, age_s: float) -> str | None:
+    """Turn a verdict into what happens: nothing yet, or the end of the stage."""
+    if verdict.verdict in ("advance", "rollback"):
+        return verdict.verdict
+    if age_s < canary.max_bake_s:
+        return None
+    return "advance" if canary.on_inconclusive == "advance" else "rollback"
+
+
+def _result(step: Step, verdict: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "done": verdict["action"] is not None,
+        "look_interval_s": step.spec.canary.look_interval_s,
+        **verdict,
+    }
