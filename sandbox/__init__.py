@@ -1,0 +1,1 @@
+"""All of production on one machine: S3, Triton fleets, Envoy, traffic and Airflow, under supervisord."""
