@@ -26,10 +26,11 @@ def contrast(images: Tensor) -> Tensor:
     Pixels are sixteenths, for which this arithmetic is exact: level and training data agree to the last bit.
     """
     pixels = images.flatten(1)
-    return (pixels * pixels).mean(1) - pixels.mean(1) ** 2
+    mean = pixels.mean(1)
+    return (pixels * pixels).mean(1) - mean * mean
 
 
-class DigitsClassifier(nn.Module):
+class DigitsClassifier(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
     """Two convolutions, two linear layers, and a scale of the logits by level of contrast."""
 
     contrast_bounds: Tensor

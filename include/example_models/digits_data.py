@@ -46,8 +46,9 @@ class Split:
 def contrast(image: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Return the variance of each image's pixels, [n]; exact, and so equal to `digits.contrast`."""
     pixels = image.reshape(len(image), -1)
-    squares: npt.NDArray[np.float32] = (pixels * pixels).mean(1, dtype=np.float32)
-    return squares - pixels.mean(1, dtype=np.float32) ** 2
+    mean: npt.NDArray[np.float32] = pixels.mean(1)
+    squares: npt.NDArray[np.float32] = (pixels * pixels).mean(1)
+    return squares - mean * mean
 
 
 @cache

@@ -9,6 +9,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── CheckpointUnreadable
     │   ├── TensorsDoNotMatch
     │   ├── FactoryFailed
+    │   ├── ModelRefusesInputs
     │   └── SamplesUnusable
     ├── Unavailable              an outside system did not answer; a retry may help
     │   ├── StoreUnavailable
@@ -30,6 +31,8 @@ Every error of the library, as classes that take facts and build the sentence.
     └── Failed                   a check did not pass
         ├── ExportFailed
         ├── ParityFailed
+        │   ├── OnnxUnusable
+        │   └── BatchDependent
         ├── BytesDiffer
         ├── LoadFailed
         ├── ProofFailed
@@ -37,6 +40,7 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── BenchmarkFailed
         ├── ObjectiveNotMet
         ├── RouteNotConfirmed
+        ├── RouteUnreadable
         ├── RolledBack
         └── NotAsAsked
 
@@ -138,7 +142,7 @@ class TensorsDoNotMatch(BadInput):
     ) -> None:
         parts = [
             f"{len(names)} {what} ({_listing(names, 3)})"
-            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another form", misshaped))
             if names
         ]
         super().__init__(
@@ -154,6 +158,16 @@ class FactoryFailed(BadInput):
         super().__init__(
             f"the factory {factory} does not build a torch.nn.Module: {why}. "
             "It is 'package.module:function', found on PYTHONPATH."
+        )
+
+
+class ModelRefusesInputs(BadInput):
+    """The PyTorch model itself fails on inputs that the spec allows."""
+
+    def __init__(self, model: str, what: str, why: str) -> None:
+        super().__init__(
+            f"the PyTorch model of {model} fails on {what}: {why}. Correct inputs, ranges and outputs in the spec, "
+            "or the model's forward."
         )
 
 
@@ -327,6 +341,29 @@ class ParityFailed(Failed):
         )
 
 
+class OnnxUnusable(ParityFailed):
+    """The ONNX file cannot be compared with the PyTorch model at all."""
+
+    def __init__(self, model: str, why: str) -> None:
+        Failed.__init__(
+            self,
+            f"the ONNX of {model} cannot be compared with PyTorch: {why}. Nothing was published; "
+            "export it again from this checkpoint.",
+        )
+
+
+class BatchDependent(ParityFailed):
+    """An answer depends on the other samples of its batch, which at serving are strangers' requests."""
+
+    def __init__(self, model: str, output: str, batch_size: int, worst_abs: float, allowed: str) -> None:
+        Failed.__init__(
+            self,
+            f"the answers of {model} depend on their batch: output {output!r} of a sample alone and among "
+            f"{batch_size} differs by {worst_abs:.3g}, allowed {allowed}. Triton batches the requests of strangers: "
+            "make forward treat each sample on its own, or serve with max_batch_size 1.",
+        )
+
+
 class BytesDiffer(Failed):
     """An object's bytes are not the sealed ones."""
 
@@ -379,6 +416,16 @@ class RouteNotConfirmed(Failed):
 
     def __init__(self, model: str, why: str) -> None:
         super().__init__(f"the route of {model} is not confirmed: {why}.")
+
+
+class RouteUnreadable(Failed):
+    """The router's own files do not hold; they are never overwritten by a guess."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the router's file {path} cannot be read: {why}. It was left as it is, and the router goes on with what it "
+            "read last. Put the file right, or move all files of its folder away and set each model's route again."
+        )
 
 
 class RolledBack(Failed):

@@ -1,0 +1,42 @@
+"""Samples with PyTorch's own answers, which every replica must repeat later."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model_release.parity import samples as sets
+from model_release.parity.reference import Reference
+from model_release.spec import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Arrays = dict[str, npt.NDArray[Any]]
+MOST_RECORDED = 32
+_SEED = 11
+
+
+def record(spec: ModelSpec, module: nn.Module, samples: Arrays | None) -> Arrays:
+    """
+    Return up to 32 samples, `input__<name>`, and the answers of eager PyTorch, `output__<name>`, batch axis first.
+
+    The user's samples where there are any, else random ones within the ranges. Raises ModelRefusesInputs.
+    """
+    if samples:
+        inputs = {name: array[:MOST_RECORDED] for name, array in samples.items()}
+    else:
+        inputs = sets.generate(spec, MOST_RECORDED, _SEED, sets.middle_axes(spec))
+    reference, most = Reference(spec, module), spec.serving.max_batch_size
+    count = len(next(iter(inputs.values())))
+    parts = [
+        reference({name: array[start : start + most] for name, array in inputs.items()}, "the recorded samples")
+        for start in range(0, count, most)
+    ]
+    answers = {tensor.name: np.concatenate([part[tensor.name] for part in parts]) for tensor in spec.outputs}
+    return {
+        **{f"input__{tensor.name}": np.ascontiguousarray(inputs[tensor.name]) for tensor in spec.inputs},
+        **{f"output__{name}": np.ascontiguousarray(answer) for name, answer in answers.items()},
+    }
