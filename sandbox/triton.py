@@ -21,12 +21,7 @@ _SHARED_MEMORY_BYTES = 1 << 20
 _PERF_ANALYZER_LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
 #: Ignored signals survive exec: before 26.06 a write to an S3 connection that was dropped while idle ends the server
 #: (triton-inference-server/server#8767). What a killed server left behind is removed first.
-_START_TRITON = """
-trap '' PIPE
-rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"/folder* /dev/shm/"$1"*
-shift
-exec "$@"
-"""
+_START_TRITON = 'trap \'\' PIPE; rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"/folder* /dev/shm/"$1"*; shift; exec "$@"'
 
 
 def prepare_backends(venv: Path, folder: Path) -> Path:
@@ -86,7 +81,7 @@ def replica_command(
     ]
     if control_key is not None:
         flags.append(f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:{control_key}")
-    return ["/bin/sh", "-c", _START_TRITON.strip(), "start-triton", region, str(_tritonserver(venv)), *flags]
+    return ["/bin/sh", "-c", _START_TRITON, "start-triton", region, str(_tritonserver(venv)), *flags]
 
 
 def replica_environment(venv: Path, access_key_id: str, secret_access_key: str, temp_dir: Path) -> dict[str, str]:

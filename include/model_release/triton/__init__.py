@@ -1,0 +1,1 @@
+"""Triton: the config that it reads, one replica, a whole fleet."""

@@ -1,0 +1,57 @@
+"""Whether a replica serves the config that was asked for, field by field."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+#: Sections written whole: a number that we leave at its default was meant, a delay of 0 above all.
+_EXACT = frozenset({"input", "output", "dynamic_batching", "version_policy", "model_warmup", "parameters"})
+
+
+def differences(asked: ModelConfig, served: ModelConfig) -> list[str]:
+    """
+    Say where a served config is not the one that was asked for; empty when it is.
+
+    Every field that `asked` sets has to come back equal. Beside them Triton fills what was left out, but inside
+    the sections that are written whole a number or name left at its default has to come back as that.
+    """
+    return _of_message(asked, served, "", exact=False)
+
+
+def _of_message(asked: Any, served: Any, path: str, *, exact: bool) -> list[str]:
+    found: list[str] = []
+    set_fields = {field.name for field, _ in asked.ListFields()}
+    for field in asked.DESCRIPTOR.fields:
+        ours, theirs = getattr(asked, field.name), getattr(served, field.name)
+        if field.name in set_fields:
+            found += _of_value(ours, theirs, path + field.name, exact=exact or field.name in _EXACT)
+        elif exact and isinstance(ours, bool | int | float | str) and ours != theirs:
+            found.append(f"{path}{field.name} is {theirs!r}, asked {ours!r}")
+    return found
+
+
+def _of_value(ours: Any, theirs: Any, where: str, *, exact: bool) -> list[str]:
+    if isinstance(ours, Mapping):
+        missing = [f"{where}[{key!r}] is missing" for key in sorted(ours) if key not in theirs]
+        both = [key for key in sorted(ours) if key in theirs]
+        return missing + _of_pairs([(f"{where}[{key!r}]", ours[key], theirs[key]) for key in both], exact=exact)
+    if isinstance(ours, Sequence) and not isinstance(ours, str | bytes):
+        if len(ours) != len(theirs):
+            return [f"{where} has {len(theirs)} entries, asked {len(ours)}"]
+        pairs = [(f"{where}[{i}]", mine, its) for i, (mine, its) in enumerate(zip(ours, theirs, strict=True))]
+        return _of_pairs(pairs, exact=exact)
+    return _of_pairs([(where, ours, theirs)], exact=exact)
+
+
+def _of_pairs(pairs: list[tuple[str, Any, Any]], *, exact: bool) -> list[str]:
+    found: list[str] = []
+    for where, ours, theirs in pairs:
+        if hasattr(ours, "ListFields"):
+            found += _of_message(ours, theirs, f"{where}.", exact=exact)
+        elif ours != theirs:
+            found.append(f"{where} is {theirs!r}, asked {ours!r}")
+    return found

@@ -1,0 +1,212 @@
+"""
+A fleet: the same version on every replica, proved on each replica's own port.
+
+A replica's answer to a load proves nothing, so a proof looks at the index, at the served config and at an inference.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from model_release.environment import Environment, Fleet
+from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
+from model_release.triton.compare import differences
+from model_release.triton.config import RELEASE_DIGEST
+from model_release.triton.replica import Arrays, IndexEntry, ReplicaClient, ReplicaError
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+INPUT, OUTPUT = "input__", "output__"
+READY = "READY"
+#: States that pass by themselves.
+_SETTLING = frozenset({"LOADING", "UNLOADING"})
+_POLL_S = 0.1
+_SHOWN_DIFFERENCES = 3
+
+
+def load_everywhere(
+    fleet: Fleet, model: str, version: int, environment: Environment, check: Callable[[], None]
+) -> None:
+    """
+    Load the version that the serving prefix names, one replica at a time; `check` is called before each.
+
+    Stops at the first replica that does not: raises LoadFailed or ReplicaUnavailable, naming it.
+    """
+    for replica in fleet.replicas:
+        with ReplicaClient(replica, environment) as client:
+            check()
+            client.load(model, environment.load_timeout_s, version=version)
+            entries = _settled(client, model, environment.call_timeout_s)
+            if _ready_versions(entries) != [version]:
+                raise LoadFailed(client.name, model, version, f"it answered that it did, but {_shown(entries)}")
+
+
+def prove(
+    fleet: Fleet,
+    model: str,
+    version: int,
+    config: ModelConfig,
+    recorded: Arrays,
+    atol: float,
+    rtol: float,
+    environment: Environment,
+) -> list[dict[str, Any]]:
+    """
+    Prove on each replica's own port that it serves exactly this version with exactly this config, rightly.
+
+    `recorded` holds arrays `input__<name>` and `output__<name>`, batch axis first; an answer is right when
+    |answer - recorded| <= atol + rtol * |recorded| for every element. Returns one dict a replica.
+    Raises ProofFailed or ReplicaUnavailable, naming the replica.
+    """
+    return [
+        _prove_replica(ReplicaClient(replica, environment), model, version, config, recorded, (atol, rtol), environment)
+        for replica in fleet.replicas
+    ]
+
+
+def unload_everywhere(fleet: Fleet, model: str, environment: Environment, check: Callable[[], None]) -> None:
+    """
+    Unload the model from every replica that answers, and prove that no version is READY there.
+
+    Raises ProofFailed when one is, and ReplicaUnavailable, after the others were unloaded, when one did not answer.
+    """
+    unanswered: list[ReplicaUnavailable] = []
+    for replica in fleet.replicas:
+        with ReplicaClient(replica, environment) as client:
+            check()
+            try:
+                client.unload(model)
+                _prove_gone(client, model, environment)
+            except ReplicaUnavailable as error:
+                unanswered.append(error)
+    if unanswered:
+        raise unanswered[0]
+
+
+def request_counts(fleet: Fleet, model: str, environment: Environment) -> dict[str, int]:
+    """
+    Return how many requests of the model each replica has answered, well or badly, since its versions were loaded.
+
+    Raises ReplicaUnavailable.
+    """
+    counts = {}
+    for replica in fleet.replicas:
+        with ReplicaClient(replica, environment) as client:
+            counts[client.name] = sum(entry.succeeded + entry.failed for entry in client.statistics(model))
+    return counts
+
+
+def _prove_replica(
+    client: ReplicaClient,
+    model: str,
+    version: int,
+    config: ModelConfig,
+    recorded: Arrays,
+    tolerance: tuple[float, float],
+    environment: Environment,
+) -> dict[str, Any]:
+    with client:
+        entries = _settled(client, model, environment.call_timeout_s)
+        if _ready_versions(entries) != [version]:
+            raise ProofFailed(client.name, model, version, _shown(entries))
+        try:
+            served = client.config(model)
+        except ReplicaError as error:
+            raise ProofFailed(client.name, model, version, f"it does not tell its config: {error}") from None
+        found = differences(config, served)
+        if found:
+            more = f" and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+            why = f"its config differs: {'; '.join(found[:_SHOWN_DIFFERENCES])}{more}"
+            raise ProofFailed(client.name, model, version, why)
+        began = time.monotonic()
+        worst, samples = _prove_answers(client, model, version, config, recorded, tolerance)
+        return {
+            "replica": client.name,
+            "version": version,
+            "release_digest": config.parameters[RELEASE_DIGEST].string_value,
+            "samples": samples,
+            "worst_abs": worst,
+            "inference_ms": round((time.monotonic() - began) * 1000, 3),
+        }
+
+
+def _prove_answers(
+    client: ReplicaClient,
+    model: str,
+    version: int,
+    config: ModelConfig,
+    recorded: Arrays,
+    tolerance: tuple[float, float],
+) -> tuple[float, int]:
+    """Return the worst absolute difference of one recorded batch and its size. Raises ProofFailed."""
+    names = [entry.name for entry in config.input]
+    size = min(len(recorded[INPUT + names[0]]), max(1, config.max_batch_size))
+    answers = client.infer(model, {name: recorded[INPUT + name][:size] for name in names}, version)
+    worst = 0.0
+    for entry in config.output:
+        expected, got = recorded[OUTPUT + entry.name][:size], answers.get(entry.name)
+        if got is None or got.size != expected.size:
+            shape = None if got is None else list(got.shape)
+            why = f"output {entry.name!r} of a recorded sample has shape {shape}, recorded {list(expected.shape)}"
+            raise ProofFailed(client.name, model, version, why)
+        worst = max(worst, _prove_close(client.name, model, version, entry.name, (got, expected), tolerance))
+    return worst, size
+
+
+def _prove_close(
+    replica: str,
+    model: str,
+    version: int,
+    output: str,
+    pair: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
+    tolerance: tuple[float, float],
+) -> float:
+    got, expected = pair[0].reshape(pair[1].shape).astype(np.float64), pair[1].astype(np.float64)
+    atol, rtol = tolerance
+    wrong = ~np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True)
+    difference = np.nan_to_num(np.abs(got - expected), nan=0.0 if not wrong.any() else np.inf, posinf=np.inf)
+    worst = float(difference.max(initial=0.0))
+    if wrong.any():
+        raise ProofFailed(
+            replica,
+            model,
+            version,
+            f"output {output!r} of recorded samples differs by {worst:.3g} ({wrong.sum()} of {wrong.size} values), "
+            f"allowed {atol:g} + {rtol:g} * |recorded|",
+        )
+    return worst
+
+
+def _prove_gone(client: ReplicaClient, model: str, environment: Environment) -> None:
+    entries = _settled(client, model, environment.call_timeout_s)
+    still = _ready_versions(entries)
+    if still or client.ready(model):
+        raise ProofFailed(client.name, model, still[0] if still else 0, f"it was unloaded, but {_shown(entries)}")
+
+
+def _settled(client: ReplicaClient, model: str, timeout_s: float) -> list[IndexEntry]:
+    """Return the model's index entries once none is in a passing state, or as they are at the deadline."""
+    deadline = time.monotonic() + timeout_s
+    entries = client.index(model)
+    while any(entry.state in _SETTLING for entry in entries) and time.monotonic() < deadline:
+        time.sleep(_POLL_S)
+        entries = client.index(model)
+    return entries
+
+
+def _ready_versions(entries: list[IndexEntry]) -> list[int]:
+    return [entry.version for entry in entries if entry.state == READY and entry.version is not None]
+
+
+def _shown(entries: list[IndexEntry]) -> str:
+    """Return what an index says, as the end of a sentence."""
+    known = [entry for entry in entries if entry.version is not None]
+    if not known:
+        return "its index has the model, with no version loaded" if entries else "its index does not have the model"
+    shown = (f"{e.version} {e.state}" + (f" ({e.reason})" if e.reason else "") for e in known)
+    return f"its index says: {', '.join(shown)}"
