@@ -1,0 +1,76 @@
+"""What every router must do; run against the fake in tests/unit and against a real Envoy in tests/sandbox."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from model_release.errors import RouteNotConfirmed, RouteTakenOver
+from model_release.traffic.router import Route, Router
+
+OLD, NEW = 20260101020304, 20260102020304
+
+
+def route(model: str, epoch: int = 1, canary_percent: int = 10, **changes: Any) -> Route:
+    fields: dict[str, Any] = {
+        "model": model,
+        "pair": "default",
+        "epoch": epoch,
+        "stable": "blue",
+        "canary": "green",
+        "weights": {"blue": 100 - canary_percent, "green": canary_percent},
+        "versions": {"blue": OLD, "green": NEW},
+    }
+    return Route(**{**fields, **changes})
+
+
+def unreleased(model: str, epoch: int = 1) -> Route:
+    nothing: dict[str, Any] = {"blue": None, "green": None}
+    return route(model, epoch, stable=None, canary=None, weights={"blue": 0, "green": 0}, versions=nothing)
+
+
+class RouterContract:
+    """Inherit, and give a fixture `router`."""
+
+    def test_a_model_without_a_route_reads_as_none(self, router: Router) -> None:
+        assert router.read("digits_classifier") is None
+
+    def test_the_route_that_was_set_is_read_back_and_confirmed(self, router: Router) -> None:
+        asked = route("digits_classifier", epoch=7)
+        router.set(asked)
+        router.confirm(asked, timeout_s=5)
+        assert router.read("digits_classifier") == asked
+
+    def test_an_unreleased_model_has_a_route_too(self, router: Router) -> None:
+        router.set(unreleased("digits_classifier"))
+        router.confirm(unreleased("digits_classifier"), timeout_s=5)
+        assert router.read("digits_classifier") == unreleased("digits_classifier")
+
+    def test_an_older_epoch_is_refused_and_changes_nothing(self, router: Router) -> None:
+        router.set(route("digits_classifier", epoch=7, canary_percent=0))
+        with pytest.raises(RouteTakenOver, match="epoch 7, newer than 6"):
+            router.set(route("digits_classifier", epoch=6, canary_percent=100))
+        assert router.read("digits_classifier") == route("digits_classifier", epoch=7, canary_percent=0)
+
+    def test_the_same_epoch_may_write_again(self, router: Router) -> None:
+        router.set(route("digits_classifier", epoch=7, canary_percent=10))
+        router.set(route("digits_classifier", epoch=7, canary_percent=50))
+        router.confirm(route("digits_classifier", epoch=7, canary_percent=50), timeout_s=5)
+
+    def test_epochs_belong_to_one_model(self, router: Router) -> None:
+        router.set(route("digits_classifier", epoch=7))
+        router.set(route("sentiment", epoch=1))
+        router.confirm(route("digits_classifier", epoch=7), timeout_s=5)
+        router.confirm(route("sentiment", epoch=1), timeout_s=5)
+
+    def test_another_route_than_the_set_one_is_not_confirmed(self, router: Router) -> None:
+        router.set(route("digits_classifier", canary_percent=10))
+        with pytest.raises(RouteNotConfirmed, match="digits_classifier"):
+            router.confirm(route("digits_classifier", canary_percent=50), timeout_s=0.2)
+
+    def test_both_fleets_have_counters_from_the_start(self, router: Router) -> None:
+        router.set(route("digits_classifier"))
+        counters = router.counters("digits_classifier", "default")
+        assert set(counters) == {"blue", "green"}
+        assert all(arm.requests == arm.errors == 0 for arm in counters.values())
