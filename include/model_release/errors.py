@@ -432,7 +432,7 @@ class RolledBack(Failed):
     """The release went back; the run ends red."""
 
     def __init__(self, model: str, version: int, reason: str) -> None:
-        super().__init__(f"{model} version {version} was rolled back and rejected: {reason}")
+        super().__init__(f"{model} version {version} was rolled back: {reason}")
 
 
 class NotAsAsked(Failed):

@@ -77,13 +77,13 @@ def _accuracy(step: Step) -> float | None:
         return None
     golden = load_samples(accuracy.golden_set, step.spec, step.environment, with_label=True)
     labels, output = golden["label"], step.spec.outputs[0].name
-    client = ReplicaClient(step.pair.bench.replicas[0], step.environment)
     size = min(_ACCURACY_BATCH, step.spec.serving.max_batch_size)
     right = 0
-    for start in range(0, len(labels), size):
-        batch = {tensor.name: golden[tensor.name][start : start + size] for tensor in step.spec.inputs}
-        answer = client.infer(step.release.model, batch)[output]
-        right += int(np.sum(np.argmax(answer, axis=-1) == labels[start : start + size]))
+    with ReplicaClient(step.pair.bench.replicas[0], step.environment) as client:
+        for start in range(0, len(labels), size):
+            batch = {tensor.name: golden[tensor.name][start : start + size] for tensor in step.spec.inputs}
+            answer = client.infer(step.release.model, batch)[output]
+            right += int(np.sum(np.argmax(answer, axis=-1) == labels[start : start + size]))
     return right / len(labels)
 
 

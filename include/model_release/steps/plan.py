@@ -37,7 +37,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         _refuse_broken_contract(step, state, spec)
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
-                ReplicaClient(replica, environment).live()
+                with ReplicaClient(replica, environment) as client:
+                    client.live()
         running = step.running
         skip_benchmark = step.archive.sealed(release.version, "tuned") is not None
         lines = _lines(release, spec, state, running)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import asdict
 from typing import Any
 
 from model_release.environment import Environment
@@ -81,13 +82,13 @@ def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLook
     except (RouterUnavailable, MetricsUnavailable) as error:
         reason = f"source_down: {error}"
         return looks, Verdict(t=age_s, stage=looks.stage, verdict="inconclusive", reason=reason, gates=[])
-    before = {fleet: ArmCounters.from_dict(arm) for fleet, arm in looks.counters.items()}
+    before = {fleet: ArmCounters(**arm) for fleet, arm in looks.counters.items()}
     stable = state.stable.fleet if state.stable else None
     seen = difference(before, after, stable=stable, canary=state.canary.fleet, t=age_s, stage=looks.stage)
     verdict = judge.take(seen)
     return looks.model_copy(
         update={
-            "counters": {fleet: arm.to_dict() for fleet, arm in after.items()},
+            "counters": {fleet: asdict(arm) for fleet, arm in after.items()},
             "looks": [*looks.looks, seen.to_dict()],
             "verdict": verdict.to_dict(),
         }
