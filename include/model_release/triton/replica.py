@@ -140,14 +140,15 @@ class ReplicaClient:
 
     def infer(self, model: str, inputs: Arrays, version: int | None = None) -> Arrays:
         """
-        Return the outputs for a batch of inputs, batch axis first.
+        Return the outputs for a batch of inputs, batch axis first; one value a sample goes as [n, 1], Triton's shape.
 
         Raises ReplicaUnavailable, and ProofFailed when the server answers with an error.
         """
         from tritonclient.grpc import InferInput
 
         tensors = []
-        for name, array in inputs.items():
+        for name, given in inputs.items():
+            array = given.reshape(-1, 1) if given.ndim == 1 else given
             tensor = InferInput(name, list(array.shape), _TRITON_DTYPES[array.dtype.name])
             tensor.set_data_from_numpy(np.ascontiguousarray(array))
             tensors.append(tensor)

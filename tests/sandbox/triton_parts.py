@@ -1,0 +1,262 @@
+"""Real Tritons on prefixes of their own, and small models to put there."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from sandbox.home import Home
+from sandbox.settings import HOST, ROOT, Settings, load_settings
+from sandbox.triton import perf_analyzer_command, prepare_backends, replica_command, replica_environment
+
+from model_release.environment import Environment, Fleet, Replica
+from model_release.spec import ModelSpec
+from model_release.triton import config as configs
+from model_release.triton.replica import ReplicaClient
+from sandbox import s3
+
+VENV = ROOT / ".venv-triton"
+MODEL = "line"
+VERSION = 20260101000000
+START_DEADLINE_S = 60
+FIRST_PORT = 20000
+
+
+def spec(**changes: Any) -> ModelSpec:
+    values: dict[str, Any] = {
+        "name": MODEL,
+        "source": {"checkpoint": "s3://training/line.safetensors", "factory": "example:build"},
+        "inputs": [{"name": "x", "dtype": "float32", "shape": [4]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": [4]}],
+        "parity": {"batch_sizes": [1, 8]},
+        "serving": {"max_batch_size": 8, "instance_group": {"kind": "cpu", "count": 1}},
+    }
+    return ModelSpec.model_validate({**values, **changes})
+
+
+def onnx_bytes(slope: float = 2.0) -> bytes:
+    """Return the ONNX file of y = slope * x."""
+    node = helper.make_node("Mul", ["x", "slope"], ["y"])
+    graph = helper.make_graph(
+        [node],
+        MODEL,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.float32(slope), "slope")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(onnx.checker.check_model(model) or model.SerializeToString())
+
+
+def recorded(slope: float = 2.0, samples: int = 6) -> dict[str, np.ndarray[Any, Any]]:
+    x = np.random.default_rng(7).normal(size=(samples, 4)).astype(np.float32)
+    return {"input__x": x, "output__y": np.float32(slope) * x}
+
+
+@dataclass
+class Server:
+    """One Triton that the tests started."""
+
+    name: str
+    prefix: str
+    ports: tuple[int, int, int]
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    @property
+    def replica(self) -> Replica:
+        http, grpc, metrics = (f"{HOST}:{port}" for port in self.ports)
+        return Replica(name=self.name, http=http, grpc=grpc, metrics=metrics)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+
+@dataclass
+class Tritons:
+    """Starts Tritons, and puts models where they look."""
+
+    store: Any
+    endpoint: str
+    triton_keys: s3.Keys
+    bucket: str
+    folder: Path
+    ports: Iterator[int]
+    environment: Environment
+    backends: Path = field(init=False)
+    servers: list[Server] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.backends = prepare_backends(VENV, self.folder)
+
+    def start(self, name: str, prefix: str | None = None, *, control_key: str | None = None) -> Server:
+        """Start a Triton and wait until it is live."""
+        prefix = prefix or f"tests/{name}"
+        self.put(f"{prefix}/.keep", b"")
+        ports = (next(self.ports), next(self.ports), next(self.ports))
+        url = f"s3://{self.endpoint}/{self.bucket}/{prefix}"
+        log = self.folder / f"{name}.log"
+        variables = replica_environment(
+            VENV, self.triton_keys.access_key_id, self.triton_keys.secret_access_key, self.folder / f"{name}-temp"
+        )
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                replica_command(VENV, self.backends, url, *ports, control_key=control_key),
+                env=variables,
+                stdout=out,
+                stderr=out,
+            )
+        server = Server(name, prefix, ports, process, log)
+        self.servers.append(server)
+        with ReplicaClient(server.replica, self.environment) as client:
+            await_true(client.live, START_DEADLINE_S, lambda: log.read_text()[-2000:], process)
+        return server
+
+    def put(self, key: str, body: bytes) -> None:
+        self.store.put_object(Bucket=self.bucket, Key=key, Body=body)
+
+    def place(
+        self,
+        server: Server,
+        model_spec: ModelSpec | None = None,
+        version: int = VERSION,
+        *,
+        model_bytes: bytes | None = None,
+        change: Callable[[Any], None] | None = None,
+    ) -> Any:
+        """Put a version and its config where a server looks, and return the config that was asked for."""
+        model_spec = model_spec or spec()
+        root = f"{server.prefix}/{model_spec.name}"
+        self.put(f"{root}/{version}/model.onnx", onnx_bytes() if model_bytes is None else model_bytes)
+        for name, array in recorded().items():
+            if name.startswith("input__"):
+                self.put(f"{root}/warmup/{name.removeprefix('input__')}", array[0].tobytes())
+        config = configs.build_config(model_spec, version)
+        self.write_config(server, config, change)
+        return config
+
+    def write_config(self, server: Server, config: Any, change: Callable[[Any], None] | None = None) -> None:
+        """Write config.pbtxt in a second of its own, as Triton sees changes by whole seconds."""
+        written = configs.parse(configs.render(config, epoch=1))
+        if change:
+            change(written)
+        time.sleep(1 - time.time() % 1 + 0.05)
+        self.put(f"{server.prefix}/{config.name}/config.pbtxt", configs.render(written, epoch=1).encode())
+
+    def remove(self, server: Server, model: str = MODEL) -> None:
+        """Unload a model and delete its objects."""
+        with ReplicaClient(server.replica, self.environment) as client:
+            client.unload(model)
+            await_true(lambda: not client.ready(model), 10)
+        pages = self.store.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=f"{server.prefix}/{model}/"
+        )
+        for entry in [entry for page in pages for entry in page.get("Contents", [])]:
+            self.store.delete_object(Bucket=self.bucket, Key=entry["Key"])
+
+    def fleet(self, *servers: Server) -> Fleet:
+        return Fleet(replicas=[server.replica for server in servers])
+
+    def stop(self) -> None:
+        for server in self.servers:
+            server.process.terminate()
+        for server in self.servers:
+            try:
+                server.process.wait(15)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def await_true(
+    condition: Callable[[], bool],
+    timeout_s: float,
+    explain: Callable[[], str] = lambda: "",
+    process: subprocess.Popen[bytes] | None = None,
+) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline or (process is not None and process.poll() is not None):
+            pytest.fail(f"the condition did not come true in {timeout_s} s: {explain()}")
+        time.sleep(0.1)
+
+
+def free_ports(first: int) -> Iterator[int]:
+    """Return ports that nothing listens on, upwards from `first`."""
+    for port in range(first, first + 1000):
+        with socket.socket() as probe:
+            if probe.connect_ex((HOST, port)) != 0:
+                yield port
+
+
+def own_s3(stack: ExitStack, folder: Path, ports: Iterator[int]) -> tuple[Settings, Home]:
+    """Start a SeaweedFS of the tests' own."""
+    settings = load_settings({})
+    moved = {name: next(ports) if name.startswith("s3") else port for name, port in settings.ports.model_dump().items()}
+    settings = Settings.model_validate({**settings.model_dump(), "ports": moved})
+    home = Home(folder)
+    home.create()
+    s3.write_identities(home)
+    weed = ROOT / ".venv" / "bin" / "weed"
+    with (folder / "s3.log").open("wb") as out:
+        process = subprocess.Popen(
+            s3.s3_command(weed, home, settings), env={**os.environ, **s3.s3_environment()}, stdout=out, stderr=out
+        )
+    stack.callback(process.wait, 15)
+    stack.callback(process.terminate)
+    await_true(lambda: s3.is_ready(settings, home), 30, process=process)
+    s3.lay_out(settings, home)
+    return settings, home
+
+
+@pytest.fixture(scope="session")
+def tritons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
+    """Start what is needed and end it after the last test."""
+    folder = tmp_path_factory.mktemp("tritons")
+    ports = free_ports(FIRST_PORT)
+    with ExitStack() as stack:
+        settings, home = own_s3(stack, folder, ports)
+        keys = s3.pipeline_keys(home)
+        pair = {fleet: {"replicas": [_nowhere(fleet)]} for fleet in ("blue", "green", "bench")}
+        environment = Environment.model_validate(
+            {
+                "s3": {"endpoint_url": s3.endpoint(settings), "bucket": s3.MODELS},
+                "pairs": {"default": pair},
+                "router": {"directory": str(folder), "admin": [f"{HOST}:1"], "http": f"{HOST}:1"},
+                "perf_analyzer": {"command": perf_analyzer_command(VENV, folder)},
+                "call_timeout_s": 5,
+                "load_timeout_s": 20,
+            }
+        )
+        started = Tritons(
+            s3.client(settings, keys),
+            s3.endpoint(settings),
+            s3.triton_keys(home),
+            s3.MODELS,
+            folder,
+            ports,
+            environment,
+        )
+        stack.callback(started.stop)
+        yield started
+
+
+@pytest.fixture(scope="session")
+def pair(tritons: Tritons) -> tuple[Server, Server]:
+    """Two replicas, each on a prefix of its own, so that they can be given different things."""
+    return tritons.start("fleet-0"), tritons.start("fleet-1")
+
+
+def _nowhere(name: str) -> dict[str, str]:
+    return {"name": name, "http": f"{HOST}:1", "grpc": f"{HOST}:1", "metrics": f"{HOST}:1"}
