@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import pytest
+from tests.contracts.router import RouterContract, route, unreleased
 
 from model_release.environment import FleetPair
 from model_release.traffic import envoy_resources as resources
 from model_release.traffic.memory import MemoryRouter
 from model_release.traffic.router import Route
-from tests.contracts.router import RouterContract, route, unreleased
 
 
 class TestMemoryRouter(RouterContract):
@@ -82,7 +83,7 @@ def test_a_fleet_without_weight_is_not_in_the_weighted_route() -> None:
 
 def test_latency_bounds_are_in_steps_of_about_ten_percent_and_at_least_two_ms() -> None:
     bounds = resources.latency_bounds_ms()
-    steps = list(zip(bounds, bounds[1:], strict=False))
+    steps = list(itertools.pairwise(bounds))
     assert all(upper - lower >= 2 for lower, upper in steps)
     assert all(1.05 < upper / lower < 1.16 for lower, upper in steps if lower >= 20)
     assert bounds[0] == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import math
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +17,10 @@ from model_release.traffic.envoy_resources import PROTOCOLS, TABLE, cluster_name
 from model_release.traffic.router import ArmCounters
 
 INFINITE = "+Inf"
+
+_BUCKET = "upstream_rq_time_bucket:"
+_SAMPLE = re.compile(r"^envoy_cluster_(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
+_LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 # UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the arm's
 # fault. The others (bad argument, not found, cancelled, not allowed) are the client's, and are no errors of the arm.
@@ -43,39 +47,45 @@ class EnvoyAdmin:
         self.address = address
         self._timeout_s = timeout_s
 
-    def _get(self, path: str) -> Any:
-        """Return the JSON at a path. Raises RouterUnavailable."""
+    def _get(self, path: str) -> str:
+        """Return the body at a path. Raises RouterUnavailable."""
         host, port = split_host(self.address)
         connection = http.client.HTTPConnection(host, port, timeout=self._timeout_s)
         try:
             connection.request("GET", path)
             answer = connection.getresponse()
-            body = answer.read()
-            if answer.status != http.HTTPStatus.OK:
-                raise RouterUnavailable(self.address, f"its admin said {answer.status} to {path}")
-            return json.loads(body)
+            body = answer.read().decode()
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise RouterUnavailable(self.address, f"{type(error).__name__}: {error}") from None
         finally:
             connection.close()
+        if answer.status != http.HTTPStatus.OK:
+            raise RouterUnavailable(self.address, f"its admin said {answer.status} to {path}")
+        return body
+
+    def _dump(self, query: str) -> list[dict[str, Any]]:
+        """Return entries of the config dump."""
+        entries: list[dict[str, Any]] = json.loads(self._get(f"/config_dump?{query}")).get("configs", [])
+        return entries
 
     def route_table(self) -> dict[str, Any] | None:
         """Return the route table that Envoy serves by; None before it has one."""
-        dump = self._get("/config_dump?resource=dynamic_route_configs")
-        tables = [entry["route_config"] for entry in dump.get("configs", []) if "route_config" in entry]
+        dump = self._dump("resource=dynamic_route_configs")
+        tables = [entry["route_config"] for entry in dump if "route_config" in entry]
         return next((table for table in tables if table.get("name") == TABLE), None)
 
     def update(self, file: str) -> Update:
         """Return how Envoy took `cds` or `rds`."""
         prefix = {"cds": "cluster_manager.cds", "rds": f"http.{TABLE}.rds.{TABLE}"}[file]
-        stats = self._stats(rf"^{prefix}\.(version_text|update_rejected)$", "&type=All")
-        version, rejected = stats.get(f"{prefix}.version_text", ""), stats.get(f"{prefix}.update_rejected", 0)
+        pattern = rf"^{prefix}\.(version_text|update_rejected)$"
+        shown = json.loads(self._get(f"/stats?format=json&type=All&filter={quote(pattern, safe='')}"))["stats"]
+        values = {entry["name"]: entry["value"] for entry in shown if "value" in entry}
+        version, rejected = values.get(f"{prefix}.version_text", ""), values.get(f"{prefix}.update_rejected", 0)
         return Update(str(version), int(rejected))
 
     def generation(self) -> str:
         """Return a name of this process: the instant at which it read its bootstrap."""
-        dump = self._get("/config_dump?name_regex=" + quote("^$"))
-        starts = [entry["last_updated"] for entry in dump.get("configs", []) if "bootstrap" in entry]
+        starts = [entry["last_updated"] for entry in self._dump("name_regex=" + quote("^$")) if "bootstrap" in entry]
         return f"{self.address}@{''.join(starts)}"
 
     def arms(self, model: str) -> dict[str, ArmCounters]:
@@ -83,53 +93,51 @@ class EnvoyAdmin:
         generation = self.generation()
         names = "upstream_rq_completed|upstream_rq_5xx|upstream_rq_retry|upstream_rq_tx_reset|upstream_rq_time"
         pattern = rf"^cluster\.{model}/[a-z]+/[a-z]+\.({names}|upstream_cx_destroy_local_with_active_rq|grpc\.\d+)$"
-        stats = self._stats(pattern, "&histogram_buckets=cumulative")
-        return {fleet: _arm(stats, model, fleet, generation) for fleet in FLEETS}
-
-    def _stats(self, pattern: str, options: str) -> dict[str, Any]:
-        """Return the statistics whose names match, histograms as their buckets."""
-        found: dict[str, Any] = {}
-        for entry in self._get(f"/stats?format=json{options}&filter={quote(pattern, safe='')}")["stats"]:
-            if "histograms" in entry:
-                found.update({histogram["name"]: histogram["buckets"] for histogram in entry["histograms"]})
-            elif "name" in entry:
-                found[entry["name"]] = entry["value"]
-        return found
+        metrics = _parse(self._get(f"/stats/prometheus?filter={quote(pattern, safe='')}"))
+        return {fleet: _arm(metrics, model, fleet, generation) for fleet in FLEETS}
 
 
-def _arm(stats: Mapping[str, Any], model: str, fleet: str, generation: str) -> ArmCounters:
+def _parse(text: str) -> dict[str, dict[str, int]]:
+    """
+    Return Envoy's metrics by cluster: their names without prefix, and a bucket's bound after a colon.
+
+    The JSON of /stats would do, but has no bucket for what is slower than the last bound.
+    """
+    metrics: dict[str, dict[str, int]] = {}
+    for name, labels, value in _SAMPLE.findall(text):
+        given = dict(_LABEL.findall(labels))
+        special = given.get("envoy_response_code_class") or given.get("le")
+        own = metrics.setdefault(given.get("envoy_cluster_name", ""), {})
+        own[f"{name}:{special}" if special else name] = int(float(value))
+    return metrics
+
+
+def _arm(metrics: Mapping[str, Mapping[str, int]], model: str, fleet: str, generation: str) -> ArmCounters:
     """
     Add up one fleet over its protocols.
 
     A retried attempt is a failed request of the arm, though the client never saw it.
     """
-    requests = errors = unanswered = 0
+    requests = errors = 0
     buckets: Counter[str] = Counter()
     for protocol in PROTOCOLS:
-        prefix = f"cluster.{cluster_name(model, fleet, protocol)}."
-        own = {name.removeprefix(prefix): value for name, value in stats.items() if name.startswith(prefix)}
+        own = metrics.get(cluster_name(model, fleet, protocol), {})
         retried = own.get("upstream_rq_retry", 0)
         if protocol == "grpc":
-            statuses = {int(name.removeprefix("grpc.")): value for name, value in own.items() if name[:5] == "grpc."}
+            statuses = {int(name.removeprefix("grpc_")): count for name, count in own.items() if name[:5] == "grpc_"}
             requests += sum(statuses.values()) + retried
             errors += sum(count for status, count in statuses.items() if status in GRPC_ERRORS) + retried
-            unanswered += own.get("upstream_rq_tx_reset", 0)
+            given_up = own.get("upstream_rq_tx_reset", 0)
         else:
             requests += own.get("upstream_rq_completed", 0) + retried
-            errors += own.get("upstream_rq_5xx", 0) + retried
-            unanswered += own.get("upstream_cx_destroy_local_with_active_rq", 0)
-        for bucket in own.get("upstream_rq_time", []):
-            buckets[_bound(bucket["upper_bound"])] += bucket["cumulative"]
-    if buckets:
+            errors += own.get("upstream_rq_xx:5", 0) + retried
+            given_up = own.get("upstream_cx_destroy_local_with_active_rq", 0)
+        for name, count in own.items():
+            if name.startswith(_BUCKET):
+                buckets[name.removeprefix(_BUCKET)] += count
         # Envoy times answers alone; a request that was given up, by its client or by a timeout, was slower than any.
-        buckets[INFINITE] += unanswered
+        buckets[INFINITE] += given_up
     return ArmCounters(requests, errors, dict(buckets), generation)
-
-
-def _bound(upper: Any) -> str:
-    """Return a bucket's bound as every look writes it: 5, 5.5, +Inf."""
-    number = float(upper)
-    return INFINITE if math.isinf(number) else f"{number:g}"
 
 
 def total(counted: Sequence[ArmCounters]) -> ArmCounters:
