@@ -69,9 +69,11 @@ def _up(home: Home, options: argparse.Namespace) -> int:
 
 
 def _down(home: Home, _: argparse.Namespace) -> int:
+    from sandbox.s3 import remove_sockets
     from sandbox.up import down
 
     down(home, _say)
+    remove_sockets(load_settings())
     return 0
 
 

@@ -105,6 +105,13 @@ def s3_environment() -> dict[str, str]:
     return {"GOMEMLIMIT": "384MiB", "GOGC": "50"}
 
 
+def remove_sockets(settings: Settings) -> None:
+    """Remove the sockets that SeaweedFS leaves in /tmp when it ends."""
+    for port in settings.ports_of("s3").values():
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            path.unlink(missing_ok=True)
+
+
 def client(settings: Settings, keys: Keys) -> Any:
     """Return a boto3 client that gives up soon."""
     return boto3.client(
