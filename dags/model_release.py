@@ -1,0 +1,108 @@
+"""
+Airflow DAGs `release_<name>`: one for every model config of include/model_configs.
+
+    plan → export → validate → publish → benchmark → deploy → canary 10 → 50 → 100 → promote → finish
+
+A restore goes from plan straight to deploy. A verdict against the canary, or the failure of any task from deploy on,
+leads to roll_back. `finish` always runs and is the only leaf: the run is green only if what serves is what was asked.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Label, TaskGroup, TriggerRule
+
+from model_release.spec import ModelSpec
+from model_release_airflow.configs import read_configs
+from model_release_airflow.schedules import params_of, schedule_of
+from model_release_airflow.steps import (
+    Plan,
+    ReleaseStep,
+    RollBack,
+    build_or_restore,
+    decide,
+    first_stage,
+    group_of,
+    minutes,
+)
+from model_release_airflow.watch import WatchCanary
+
+#: For the steps that touch nothing that serves. The others are not tried again: they go back.
+SAFE = {"retries": 2, "retry_delay": minutes(0.25), "execution_timeout": minutes(60)}
+
+
+def release_dag(spec: ModelSpec) -> DAG:
+    """Build the DAG that releases one model."""
+    with DAG(
+        dag_id=f"release_{spec.name}",
+        description=spec.description or f"Release {spec.name} to Triton through a judged canary",
+        doc_md=__doc__,
+        schedule=schedule_of(spec),
+        catchup=False,
+        max_active_runs=1,
+        params=params_of(),
+        default_args={"owner": spec.owner, "retries": 0},
+        tags=["model-release", spec.name],
+    ) as dag:
+        plan = Plan(spec=spec, step="plan", execution_timeout=minutes(10))
+        begin_at = build_or_restore.override(execution_timeout=minutes(5))()
+
+        export = ReleaseStep(spec=spec, step="export", **SAFE)
+        validate = ReleaseStep(spec=spec, step="validate", **SAFE)
+        publish = ReleaseStep(spec=spec, step="publish", **SAFE)
+        benchmark = ReleaseStep(
+            spec=spec,
+            step="benchmark",
+            pool="model_release_bench",
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+            execution_timeout=minutes(30 + 2 * spec.benchmark.budget_s / 60),
+        )
+        deploy = ReleaseStep(
+            spec=spec,
+            step="deploy",
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+            execution_timeout=minutes(60),
+        )
+        begin_canary = first_stage.override(execution_timeout=minutes(5))()
+
+        plan >> begin_at
+        begin_at >> Label("build") >> export >> validate >> publish >> benchmark >> deploy >> begin_canary
+        begin_at >> Label("restore, never benchmarked") >> benchmark
+        begin_at >> Label("restore") >> deploy
+
+        stages = [canary_stage(spec, stage) for stage in spec.canary.stages]
+        promote = ReleaseStep(spec=spec, step="promote", execution_timeout=minutes(10))
+        roll_back = RollBack(
+            spec=spec, step="roll_back", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(15)
+        )
+        finish = ReleaseStep(spec=spec, step="finish", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(10))
+
+        # A stage may be left out of a plan, so every decision reaches all later stages, not only the next.
+        for position, (shift, verdict) in enumerate(stages):
+            begin_canary >> shift
+            for later_shift, _ in stages[position + 1 :]:
+                verdict >> Label("advance") >> later_shift
+            verdict >> Label("rollback") >> roll_back
+        stages[-1][1] >> Label("advance") >> promote >> roll_back >> finish
+        promote >> finish
+    return dag
+
+
+def canary_stage(spec: ModelSpec, stage: int) -> tuple[ReleaseStep, object]:
+    """Give the canary `stage` percent, wait for the verdict without holding a worker, and branch on it."""
+    with TaskGroup(group_of(stage), tooltip=f"{stage} % of the traffic to the new version"):
+        shift = ReleaseStep(
+            spec=spec,
+            step="shift",
+            task_id="shift",
+            stage=stage,
+            trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+            execution_timeout=minutes(10),
+        )
+        watch = WatchCanary(spec=spec, stage=stage, task_id="watch", execution_timeout=minutes(5))
+        verdict = decide.override(task_id="decide", execution_timeout=minutes(5))(stage)
+        shift >> watch >> verdict
+    return shift, verdict
+
+
+for spec in read_configs().specs.values():
+    release_dag(spec)

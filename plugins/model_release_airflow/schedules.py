@@ -1,0 +1,40 @@
+"""When a model is released, and what a person may ask for in the trigger form."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, Param
+
+from model_release.spec import ModelSpec
+
+
+def schedule_of(spec: ModelSpec) -> Any:
+    """Return the schedule: the spec's cron line in UTC, an event of any of its assets, both, or None."""
+    cron = CronTriggerTimetable(spec.schedule, timezone="UTC") if spec.schedule else None
+    if not spec.triggered_by:
+        return cron
+    assets = AssetAny(*(Asset(uri) for uri in spec.triggered_by))
+    return AssetOrTimeSchedule(timetable=cron, assets=assets) if cron else assets
+
+
+def params_of() -> dict[str, Param]:
+    """Return the fields of the trigger form."""
+    return {
+        "checkpoint": Param(
+            None,
+            type=["null", "string"],
+            pattern="^(s3|file)://",
+            title="Checkpoint",
+            description="URI of the checkpoint to release, s3:// or file://; empty for the one that the config names",
+        ),
+        "restore_version": Param(
+            None,
+            type=["null", "integer"],
+            minimum=10**13,
+            maximum=10**14 - 1,
+            title="Restore version",
+            description="A sealed version (YYYYMMDDHHMMSS) to put back, instead of building a new one",
+        ),
+        "reason": Param("", type="string", title="Reason", description="Why; a restore must say it"),
+    }

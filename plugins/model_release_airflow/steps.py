@@ -1,0 +1,158 @@
+"""The library's steps as Airflow tasks: each calls one step and hands its small result on."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import BaseOperator, Context, TriggerRule, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+from model_release.errors import ReleaseError
+from model_release.identity import Release
+from model_release.spec import ModelSpec
+from model_release_airflow.connection import environment_of_task
+from model_release_airflow.releases import release_of
+
+ERROR = "error"
+"""The XCom key under which a failed step leaves its sentence."""
+
+log = logging.getLogger(__name__)
+
+
+def library_step(name: str) -> Any:
+    """Return a module of `model_release.steps`; imported late, since it brings what no parse of a DAG should load."""
+    return importlib.import_module(f"model_release.steps.{name}")
+
+
+class ReleaseStep(BaseOperator):
+    """
+    One step of the release of one model.
+
+    A failure that another try cannot mend fails the task at once, whatever `retries` says.
+    """
+
+    ui_color = "#e8f0fe"
+
+    def __init__(self, *, spec: ModelSpec, step: str, stage: int | None = None, **arguments: Any) -> None:
+        arguments.setdefault("task_id", step)
+        super().__init__(**arguments)
+        self.spec = spec
+        self.step = step
+        self.stage = stage
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run the step and return its result."""
+        arguments = () if self.stage is None else (self.stage,)
+        return self.run_step(context, *arguments)
+
+    def run_step(self, context: Context, *arguments: Any) -> dict[str, Any]:
+        """Call `steps.<step>.run(release, environment, *arguments)`, with its errors as Airflow's."""
+
+        def run(release: Release) -> dict[str, Any]:
+            result: dict[str, Any] = library_step(self.step).run(release, environment_of_task(), *arguments)
+            return result
+
+        return told(context, self.spec, run)
+
+
+def told(context: Context, spec: ModelSpec, run: Callable[[Release], dict[str, Any]]) -> dict[str, Any]:
+    """
+    Run something for the release of a run; its sentences go to the task's log.
+
+    Raises AirflowFailException, which is not tried again, unless the library says that another try may help.
+    """
+    try:
+        result = run(release_of(context, spec))
+    except ReleaseError as error:
+        log.error("%s", error)  # noqa: TRY400  # the sentence is for people; the traceback follows from Airflow
+        context["ti"].xcom_push(key=ERROR, value=str(error))
+        if error.retryable:
+            raise
+        raise AirflowFailException(str(error)) from error
+    for line in result.get("lines", ()):
+        log.info("%s", line)
+    return result
+
+
+class Plan(ReleaseStep):
+    """The first step, which freezes the spec for all others."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Run plan with the spec of the file as it is now."""
+        return self.run_step(context, self.spec)
+
+
+class RollBack(ReleaseStep):
+    """The way back; it skips itself when there is nothing to take back."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Roll back unless the canary was promoted or never came near a fleet."""
+        run_id = context["dag_run"].run_id
+        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[run_id])[run_id]
+        if not needs_roll_back(states):
+            message = f"nothing to roll back: deploy is {states.get('deploy')}, promote is {states.get('promote')}"
+            raise AirflowSkipException(message)
+        return self.run_step(context, reason_to_go_back(context, states))
+
+
+def needs_roll_back(states: dict[str, Any]) -> bool:
+    """Say whether the canary fleet was touched and the canary did not become stable."""
+    return states.get("deploy") in ("success", "failed") and states.get("promote") != "success"
+
+
+def reason_to_go_back(context: Context, states: dict[str, Any]) -> str:
+    """Return the sentence of the step that failed, or an empty string when a gate's verdict is the reason."""
+    for task_id in sorted(task_id for task_id, state in states.items() if state == "failed"):
+        sentence = context["ti"].xcom_pull(task_ids=task_id, key=ERROR)
+        return f"{task_id}: {sentence or 'the task died without a word, see its log'}"
+    return ""
+
+
+@task.branch
+def build_or_restore(ti: Any = None) -> str:
+    """Go to export for a build, else past what the archive holds already."""
+    planned = ti.xcom_pull(task_ids="plan")
+    if planned["kind"] == "build":
+        return "export"
+    return "deploy" if planned["skip_benchmark"] else "benchmark"
+
+
+@task.branch(trigger_rule=TriggerRule.ALL_SUCCESS)
+def first_stage(ti: Any = None) -> str:
+    """Go to the first stage of the plan; a first release has the stage 100 alone."""
+    return shift_of(ti.xcom_pull(task_ids="plan")["stages"][0])
+
+
+@task.branch
+def decide(stage: int, ti: Any = None) -> str:
+    """Go on or back, as the verdict of the stage says."""
+    verdict = ti.xcom_pull(task_ids=watch_of(stage))
+    log.info("stage %s %%: %s (%s), so: %s", stage, verdict["verdict"], verdict["reason"], verdict["action"])
+    if verdict["action"] != "advance":
+        return "roll_back"
+    later = [other for other in ti.xcom_pull(task_ids="plan")["stages"] if other > stage]
+    return shift_of(later[0]) if later else "promote"
+
+
+def group_of(stage: int) -> str:
+    """Return the id of a stage's task group."""
+    return f"canary_{stage}"
+
+
+def shift_of(stage: int) -> str:
+    """Return the id of the task that begins a stage."""
+    return f"{group_of(stage)}.shift"
+
+
+def watch_of(stage: int) -> str:
+    """Return the id of the task that judges a stage."""
+    return f"{group_of(stage)}.watch"
+
+
+def minutes(count: float) -> timedelta:
+    """Return a timeout."""
+    return timedelta(minutes=count)

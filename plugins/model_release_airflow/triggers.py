@@ -1,0 +1,64 @@
+"""The waiting part of a canary stage: looks at both arms from the triggerer, where no worker slot is held."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from typing import Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from model_release.environment import Environment
+from model_release.errors import ReleaseError
+from model_release.identity import Release
+from model_release_airflow import steps
+from model_release_airflow.connection import environment_of_trigger
+
+
+class LookTrigger(BaseTrigger):
+    """
+    Take a look every `interval_s` until one of them decides the stage.
+
+    Its event is the deciding look, or `{"error": sentence}`. All state is in the ledger: another triggerer goes on
+    where this one stopped.
+    """
+
+    def __init__(self, release: dict[str, Any], stage: int, interval_s: float) -> None:
+        super().__init__()
+        self.release = release
+        self.stage = stage
+        self.interval_s = interval_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another process needs to build this trigger."""
+        arguments = {"release": self.release, "stage": self.stage, "interval_s": self.interval_s}
+        return ("model_release_airflow.triggers.LookTrigger", arguments)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until a look is done."""
+        while True:
+            started = time.monotonic()
+            decided = await self._look()
+            if decided is not None:
+                yield TriggerEvent(decided)
+                return
+            await asyncio.sleep(max(0.0, self.interval_s - (time.monotonic() - started)))
+
+    async def _look(self) -> dict[str, Any] | None:
+        """Take one look; None while nothing is decided, also when an outside system did not answer."""
+        try:
+            environment = await environment_of_trigger()
+            look = await asyncio.to_thread(_look_once, Release.from_dict(self.release), environment, self.stage)
+        except ReleaseError as error:
+            if not error.retryable:
+                return {"error": str(error)}
+            self.log.warning("no look: %s", error)
+            return None
+        self.log.info("stage %s %%: %s (%s)", self.stage, look["verdict"], look["reason"])
+        return look if look["done"] else None
+
+
+def _look_once(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
+    look: dict[str, Any] = steps.library_step("watch").look(release, environment, stage)
+    return look

@@ -1,0 +1,74 @@
+"""The library's steps as a script that a test writes, and the environment that they are handed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+PROJECT = Path(__file__).resolve().parents[2]
+ENVIRONMENT: dict[str, Any] = {
+    "s3": {"bucket": "models"},
+    "pairs": {
+        "default": {
+            fleet: {"replicas": [{"name": f"{fleet}-0", "http": "h:1", "grpc": "h:2", "metrics": "h:3"}]}
+            for fleet in ("blue", "green", "bench")
+        }
+    },
+    "router": {"directory": "/nowhere/envoy", "admin": ["h:4"], "http": "h:5"},
+}
+
+
+class Script:
+    """The library's steps as a test wants them: what each returns or raises, and the order of the calls."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.releases: list[Any] = []
+        self.reasons: list[str] = []
+        self.stages = [10, 50, 100]
+        self.kind = "build"
+        self.skip_benchmark = False
+        self.failures: dict[str, list[Exception]] = {}
+        self.looks: dict[int, list[dict[str, Any]]] = {}
+
+    def fail(self, call: str, *errors: Exception) -> None:
+        """Let the next calls of a step raise these errors, one after the other."""
+        self.failures.setdefault(call, []).extend(errors)
+
+    def step(self, name: str) -> SimpleNamespace:
+        """Stand in for a module of `model_release.steps`."""
+        return SimpleNamespace(run=lambda *arguments: self._run(name, *arguments), look=self._look)
+
+    def _run(self, name: str, release: Any, environment: Any, *arguments: Any) -> dict[str, Any]:
+        assert environment.s3.bucket == "models"
+        call = f"{name} {arguments[0]}" if name == "shift" else name
+        self._called(call, release)
+        if name == "plan":
+            assert arguments[0].name == release.model
+            return {
+                "kind": self.kind,
+                "stages": self.stages,
+                "skip_benchmark": self.skip_benchmark,
+                "lines": [f"{self.kind} {release.model} version {release.version}"],
+            }
+        if name == "roll_back":
+            self.reasons.append(arguments[0])
+        return {"step": name}
+
+    def _look(self, release: Any, environment: Any, stage: int) -> dict[str, Any]:
+        assert environment.s3.bucket == "models"
+        self._called(f"look {stage}", release)
+        looks = self.looks.get(stage)
+        return looks.pop(0) if looks else look("advance")
+
+    def _called(self, call: str, release: Any) -> None:
+        self.calls.append(call)
+        self.releases.append(release)
+        if self.failures.get(call):
+            raise self.failures[call].pop(0)
+
+
+def look(verdict: str, reason: str = "as told", *, done: bool = True) -> dict[str, Any]:
+    """Return a look as `steps.watch.look` does."""
+    return {"done": done, "verdict": verdict, "reason": reason, "action": verdict if done else None, "gates": []}

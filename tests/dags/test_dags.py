@@ -1,0 +1,167 @@
+"""What Airflow sees when it parses the project: which DAGs, in which shape, with what loaded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_steps import PROJECT
+
+CONFIGS = Path(__file__).with_name("model_configs")
+
+
+@pytest.fixture(scope="module")
+def bag() -> Any:
+    from airflow.dag_processing.dagbag import DagBag
+
+    return DagBag()
+
+
+@pytest.fixture
+def configs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return a folder of model configs that the DAGs are read from."""
+    folder = tmp_path / "configs"
+    shutil.copytree(CONFIGS, folder)
+    monkeypatch.setenv("MODEL_RELEASE_CONFIGS", str(folder))
+    return folder
+
+
+def parse() -> tuple[set[str], dict[str, str]]:
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag()
+    return set(bag.dags), {Path(path).name: text for path, text in bag.import_errors.items()}
+
+
+def test_every_dag_file_imports(bag: Any) -> None:
+    assert bag.import_errors == {}
+    assert set(bag.dags) == {"release_echo", "retrain_digits_classifier"}
+
+
+def test_the_projects_own_configs_make_dags(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MODEL_RELEASE_CONFIGS")
+
+    dags, errors = parse()
+
+    names = {path.stem for path in (PROJECT / "include" / "model_configs").glob("*.yaml")}
+    assert errors == {}
+    assert {f"release_{name}" for name in names} <= dags
+
+
+def test_a_bad_config_leaves_the_other_models_standing(configs: Path) -> None:
+    (configs / "first_bad.yaml").write_text("name: first_bad\nsources: {}\n")
+    (configs / "second_bad.yaml").write_text("name: another\n")
+
+    dags, errors = parse()
+
+    assert dags == {"release_echo", "retrain_digits_classifier"}
+    assert list(errors) == ["check_model_configs.py"]
+    assert "first_bad.yaml, second_bad.yaml" in errors["check_model_configs.py"]
+    assert "unknown key 'sources'. Did you mean 'source'?" in errors["check_model_configs.py"]
+
+
+def test_one_bad_config_is_named_with_what_to_do(configs: Path) -> None:
+    text = (configs / "echo.yaml").read_text()
+    (configs / "other.yaml").write_text(text.replace("name: echo", "name: other") + "canry: {}\n")
+
+    _, errors = parse()
+
+    assert "other.yaml is not valid: unknown key 'canry'. Did you mean 'canary'?" in errors["check_model_configs.py"]
+    assert "model-release check" in errors["check_model_configs.py"]
+
+
+def test_the_release_has_exactly_this_graph(bag: Any) -> None:
+    dag = bag.dags["release_echo"]
+
+    assert {task.task_id: set(task.downstream_task_ids) for task in dag.tasks} == {
+        "plan": {"build_or_restore"},
+        "build_or_restore": {"export", "benchmark", "deploy"},
+        "export": {"validate"},
+        "validate": {"publish"},
+        "publish": {"benchmark"},
+        "benchmark": {"deploy"},
+        "deploy": {"first_stage"},
+        "first_stage": {"canary_10.shift", "canary_50.shift", "canary_100.shift"},
+        "canary_10.shift": {"canary_10.watch"},
+        "canary_10.watch": {"canary_10.decide"},
+        "canary_10.decide": {"canary_50.shift", "canary_100.shift", "roll_back"},
+        "canary_50.shift": {"canary_50.watch"},
+        "canary_50.watch": {"canary_50.decide"},
+        "canary_50.decide": {"canary_100.shift", "roll_back"},
+        "canary_100.shift": {"canary_100.watch"},
+        "canary_100.watch": {"canary_100.decide"},
+        "canary_100.decide": {"promote", "roll_back"},
+        "promote": {"roll_back", "finish"},
+        "roll_back": {"finish"},
+        "finish": set(),
+    }
+
+
+def test_only_steps_that_touch_nothing_are_tried_again(bag: Any) -> None:
+    dag = bag.dags["release_echo"]
+
+    assert {task.task_id for task in dag.tasks if task.retries} == {"export", "validate", "publish"}
+    assert [task.task_id for task in dag.tasks if task.execution_timeout is None] == []
+
+
+def test_one_run_at_a_time_and_one_benchmark_of_all_models(bag: Any) -> None:
+    dag = bag.dags["release_echo"]
+
+    assert (dag.max_active_runs, dag.catchup) == (1, False)
+    assert {task.task_id: task.pool for task in dag.tasks if task.pool != "default_pool"} == {
+        "benchmark": "model_release_bench"
+    }
+
+
+@pytest.mark.parametrize(
+    ("schedule", "assets", "expected"),
+    [
+        ('"0 3 * * *"', "[]", "CronTriggerTimetable"),
+        ("null", '["s3://training/echo"]', "AssetAny"),
+        ('"0 3 * * *"', '["s3://training/echo"]', "AssetOrTimeSchedule"),
+        ("null", "[]", "NoneType"),
+    ],
+)
+def test_the_schedule_is_the_configs(schedule: str, assets: str, expected: str) -> None:
+    from model_release.spec import ModelSpec, parse_section
+    from model_release_airflow.schedules import schedule_of
+
+    text = (CONFIGS / "echo.yaml").read_text()
+    text = text.replace('schedule: "0 3 * * *"', f"schedule: {schedule}")
+    spec = parse_section(ModelSpec, text.replace('["s3://training/echo"]', assets), "echo.yaml")
+
+    assert type(schedule_of(spec)).__name__ == expected
+
+
+def test_parsing_loads_nothing_heavy_and_none_of_the_steps() -> None:
+    # boto3 is not in the list: Airflow's amazon provider imports it for any Asset of s3://.
+    program = """
+import sys
+from airflow.dag_processing.dagbag import DagBag
+bag = DagBag()
+assert bag.dags and not bag.import_errors, bag.import_errors
+ours = ("model_release.steps", "model_release.repository", "model_release.traffic", "model_release.triton")
+heavy = ("torch", "onnx", "onnxruntime", "tritonclient", "grpc", "scipy", "sklearn", *ours)
+print("LOADED", sorted(name for name in heavy if name in sys.modules))
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(str(PROJECT / part) for part in ("include", "plugins"))}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+
+    assert "LOADED []" in done.stdout, done.stdout + done.stderr
+
+
+def test_airflows_plugin_scan_leaves_the_package_alone() -> None:
+    program = """
+import sys
+from airflow import plugins_manager
+plugins_manager.ensure_plugins_loaded()
+print("SCANNED", sorted(name for name in ("connection", "steps", "triggers", "watch") if name in sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+
+    assert "SCANNED []" in done.stdout, done.stdout + done.stderr
