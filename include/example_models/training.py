@@ -32,6 +32,7 @@ TRAINING_BUCKET = "training"
 DIGITS_FOLDER = "digits_classifier"
 #: Writes bytes under a key of the training bucket.
 Put = Callable[[str, bytes], None]
+EPOCHS = 25
 _SAMPLES = 64
 _SUBSET = 0.9
 _BATCH_SIZE = 64
@@ -71,7 +72,7 @@ def _one_thread(seed: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def train(seed: int, *, epochs: int = 25, broken: bool = False) -> dict[str, Tensor]:
+def train(seed: int, *, epochs: int = EPOCHS, broken: bool = False) -> dict[str, Tensor]:
     """Train `digits.build()` on a random nine tenths of the training images and return its state_dict."""
     import torch
 
@@ -106,7 +107,7 @@ def accuracy(model: nn.Module, digits: digits_data.Digits) -> float:
     return float((answers == digits.label).mean())
 
 
-def train_digits(date: str, put: Put, *, broken: bool = False) -> dict[str, Any]:
+def train_digits(date: str, put: Put, *, epochs: int = EPOCHS, broken: bool = False) -> dict[str, Any]:
     """
     Train on a date (YYYY-MM-DD), write the checkpoint with `put`, and return its key, sha256 and golden accuracy.
 
@@ -116,7 +117,7 @@ def train_digits(date: str, put: Put, *, broken: bool = False) -> dict[str, Any]
 
     from example_models.digits import build
 
-    state = train(seed_of(date), broken=broken)
+    state = train(seed_of(date), epochs=epochs, broken=broken)
     model = build()
     model.load_state_dict(state)
     body = save(state)

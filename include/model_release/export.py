@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sysconfig
 import traceback
 import warnings
 from collections.abc import Iterable, Iterator
@@ -22,10 +23,16 @@ BATCH_AXIS = "batch"
 #: Above this the weights need files of their own: a protobuf ends at 2 GiB.
 MOST_BYTES = 1_800_000_000
 _NOISY = ("torch", "torch.onnx", "onnxscript", "onnx_ir")
-_LIBRARIES = ("/torch/", "/onnxscript/", "/onnx_ir/", "/onnx/", "/model_release/", "/importlib/", "/contextlib.py")
+_LIBRARIES = (
+    *(f"/site-packages/{name}/" for name in ("torch", "onnxscript", "onnx_ir", "onnx")),
+    f"{Path(__file__).parent}/",
+)
+_STANDARD = sysconfig.get_paths()["stdlib"]
 _OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.:]+)'")
 _DATA_DEPENDENT = re.compile(r"data-dependent|GuardOnDataDependent|_local_scalar_dense", re.IGNORECASE)
-_FIXED_AXIS = re.compile(r"[Cc]onstraints violated|was inferred to be a constant|specialized", re.IGNORECASE)
+_FIXED_AXIS = re.compile(r"Constraints violated|was inferred to be a constant", re.IGNORECASE)
+_FIXED_TO = re.compile(r"Suggested fixes:\s*\n((?:[ \t]+\S.*\n?)+)")
+_FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\s*\n\s*(\S.*)')
 
 
 def export_onnx(spec: ModelSpec, module: nn.Module, path: Path, *, version: int, source_sha256: str) -> None:
@@ -60,6 +67,7 @@ def _exported(spec: ModelSpec, module: nn.Module) -> Any:
     example = generate(spec, batch_size, 0, axes)
     arguments = tuple(torch.from_numpy(example[tensor.name]) for tensor in spec.inputs)
     served = as_served(spec, module)
+    program = None
     try:
         with _silence(), torch.no_grad():
             program = torch.export.export(served, arguments, dynamic_shapes={"inputs": _dynamic_shapes(spec)})
@@ -76,7 +84,7 @@ def _exported(spec: ModelSpec, module: nn.Module) -> Any:
     except ExportFailed:
         raise
     except Exception as error:
-        raise _failure(spec, error) from error
+        raise _failure(spec, error, program) from error
 
 
 def _dynamic_shapes(spec: ModelSpec) -> tuple[dict[int, Any], ...]:
@@ -107,13 +115,14 @@ def _silence() -> Iterator[None]:
                 logger.setLevel(level)
 
 
-def _failure(spec: ModelSpec, error: Exception) -> ExportFailed:
+def _failure(spec: ModelSpec, error: Exception, program: Any) -> ExportFailed:
     """Turn an exception of the exporter into a sentence about the user's model."""
     chain = list(_chain(error))
     text = "\n".join(str(link) for link in chain)
     where = _users_line(chain)
     operator = _OPERATOR.search(text)
     if operator:
+        where = _line_of(operator.group(1), program) or where
         why = f"ONNX opset {spec.export.opset} has no operator for {operator.group(1)}{where}"
         return ExportFailed(spec.name, why, "Write it with other operators, or raise export.opset.")
     if _DATA_DEPENDENT.search(text):
@@ -122,8 +131,10 @@ def _failure(spec: ModelSpec, error: Exception) -> ExportFailed:
             spec.name, why, "Use torch.where or torch.cond instead of `if`, and no .item() or .tolist()."
         )
     if _FIXED_AXIS.search(text):
-        why = f"an axis that should be dynamic is fixed by forward{where}"
-        hint = "Take sizes from the inputs' shape (x.shape[0], reshape(-1, ...)), or write a number in the spec."
+        fixed = _FIXED_TO.search(text)
+        what = f" ({', '.join(line.strip() for line in fixed.group(1).splitlines())})" if fixed else ""
+        why = f"forward does not take every size of the spec's dynamic axes{what}{where}"
+        hint = "Take sizes from the inputs (x.shape[0], reshape(x.shape[0], -1)), or write what it takes into the spec."
         return ExportFailed(spec.name, why, hint)
     first = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), "no reason given")
     return ExportFailed(spec.name, f"{type(chain[-1]).__name__}: {first[:300]}{where}")
@@ -140,8 +151,26 @@ def _users_line(chain: Iterable[BaseException]) -> str:
     """Return ' (file.py line 12: code)' of the innermost line of the user's own code, or nothing."""
     for link in reversed(list(chain)):
         for frame in reversed(traceback.extract_tb(link.__traceback__)):
-            if not frame.filename.startswith("<") and not any(part in frame.filename for part in _LIBRARIES):
+            if _is_users(frame.filename):
                 return f" ({Path(frame.filename).name} line {frame.lineno}: {frame.line})"
+    return ""
+
+
+def _is_users(filename: str) -> bool:
+    if filename.startswith("<") or any(part in filename for part in _LIBRARIES):
+        return False
+    return "/site-packages/" in filename or not filename.startswith(_STANDARD)
+
+
+def _line_of(operator: str, program: Any) -> str:
+    """Return the user's line that an operator came from, as `_users_line` does."""
+    with _silence():
+        nodes = program.run_decompositions().graph.nodes
+    for node in nodes:
+        if str(node.target).startswith(operator):
+            for filename, line, code in reversed(_FRAME.findall(node.meta.get("stack_trace") or "")):
+                if _is_users(filename):
+                    return f" ({Path(filename).name} line {line}: {code})"
     return ""
 
 

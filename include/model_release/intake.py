@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,9 +24,7 @@ if TYPE_CHECKING:
 _SAFETENSORS = (".safetensors",)
 _PICKLED = (".pt", ".pth")
 #: What torch.load says of the first thing that it would have had to execute.
-_FORBIDDEN = re.compile(
-    r"(?:GLOBAL|Unsupported global:|Unsupported class|Unsupported operand)\s+(?:GLOBAL\s+)?([\w.]+)"
-)
+_FORBIDDEN = re.compile(r"(?:GLOBAL|Unsupported class)\s+(?:GLOBAL\s+)?([\w.]+)")
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,9 @@ def _read_pickled(uri: str, path: Path) -> dict[str, Tensor]:
     _refuse_code(uri, path, zipped)
     try:
         # Only the zip format can be mapped; a mapped file is read tensor by tensor, as the module takes it.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped or None)
     except pickle.UnpicklingError as error:
         raise CheckpointUnreadable(uri, _unpickling_problem(str(error))) from None
     except Exception as error:

@@ -1,0 +1,197 @@
+"""Intake takes tensors and nothing else, and says plainly what is wrong with a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from tests.unit import toys
+
+from model_release.errors import CheckpointMissing, CheckpointUnreadable, FactoryFailed, TensorsDoNotMatch
+from model_release.intake import load_model
+
+STATE = toys.linear().state_dict()
+
+
+def load(path: Path, folder: Path, **source: Any) -> Any:
+    spec = toys.spec()
+    spec = spec.model_copy(update={"source": spec.source.model_copy(update=source)})
+    target = folder / "fetched"
+    target.mkdir(exist_ok=True)
+    return load_model(spec, toys.uri(path), toys.ENVIRONMENT, target)
+
+
+def same(module: torch.nn.Module) -> bool:
+    return all(torch.equal(tensor, STATE[name]) for name, tensor in module.state_dict().items())
+
+
+def test_safetensors_fill_the_module_in_eval_mode(tmp_path: Path) -> None:
+    other = {name: tensor + 1 for name, tensor in STATE.items()}
+    save_file(other, tmp_path / "a.safetensors")
+    checkpoint = load(tmp_path / "a.safetensors", tmp_path)
+    assert not checkpoint.module.training
+    assert all(torch.equal(tensor, other[name]) for name, tensor in checkpoint.module.state_dict().items())
+    assert checkpoint.size_bytes == (tmp_path / "a.safetensors").stat().st_size
+    assert len(checkpoint.sha256) == 64
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_torch_save_files_of_both_formats_are_read(tmp_path: Path, zipped: bool) -> None:
+    torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=zipped)
+    assert same(load(tmp_path / "a.pt", tmp_path).module)
+
+
+class Payload:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("how", ["torch", "legacy", "pickle"])
+def test_a_pickle_with_a_payload_is_refused_and_never_runs(tmp_path: Path, how: str) -> None:
+    file, mark = tmp_path / "a.pth", tmp_path / "executed"
+    content = {**STATE, "evil": Payload(mark)}
+    if how == "pickle":
+        file.write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, file, _use_new_zipfile_serialization=how == "torch")
+    with pytest.raises(CheckpointUnreadable, match="nothing of a checkpoint is run"):
+        load(file, tmp_path)
+    assert not mark.exists()
+
+
+def test_the_payload_is_named(tmp_path: Path) -> None:
+    torch.save({"evil": Payload(tmp_path / "executed")}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointUnreadable, match=r"wants to run posix\.mkdir"):
+        load(tmp_path / "a.pt", tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+@pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.99])
+def test_a_truncated_file_is_unreadable(tmp_path: Path, suffix: str, kept: float) -> None:
+    file = tmp_path / f"a{suffix}"
+    save_file(STATE, file) if suffix == ".safetensors" else torch.save(STATE, file)
+    body = file.read_bytes()
+    file.write_bytes(body[: int(len(body) * kept)])
+    with pytest.raises(CheckpointUnreadable, match="is empty" if kept == 0 else "damaged|no whole"):
+        load(file, tmp_path)
+
+
+@pytest.mark.parametrize("suffix", [".safetensors", ".pt"])
+def test_text_under_a_checkpoints_name_is_unreadable(tmp_path: Path, suffix: str) -> None:
+    (tmp_path / f"a{suffix}").write_text("<html>404 not found</html>" * 20)
+    with pytest.raises(CheckpointUnreadable, match=r"damaged|no whole"):
+        load(tmp_path / f"a{suffix}", tmp_path)
+
+
+def test_torch_save_under_the_name_safetensors_is_said(tmp_path: Path) -> None:
+    torch.save(STATE, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointUnreadable, match=r"is a file of torch\.save"):
+        load(tmp_path / "a.safetensors", tmp_path)
+
+
+def test_another_suffix_is_refused_before_it_is_fetched(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointUnreadable, match=r"'\.ckpt' is no known kind"):
+        load(tmp_path / "absent.ckpt", tmp_path)
+
+
+def test_torchscript_is_refused_as_code(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(toys.linear()), tmp_path / "a.pt")
+    with pytest.raises(CheckpointUnreadable, match="TorchScript program, which is code"):
+        load(tmp_path / "a.pt", tmp_path)
+
+
+def test_an_exported_program_is_refused_as_code(tmp_path: Path) -> None:
+    torch.export.save(torch.export.export(toys.linear(), (torch.zeros(2, 3),)), tmp_path / "a.pt2")
+    (tmp_path / "a.pt2").rename(tmp_path / "a.pt")
+    with pytest.raises(CheckpointUnreadable, match="exported program, which is code"):
+        load(tmp_path / "a.pt", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"epoch": 3, "state_dict": STATE}, r"more than tensors \(epoch, state_dict\)"),
+        ([torch.zeros(1)], "holds a list"),
+        (torch.zeros(1), "holds a Tensor"),
+    ],
+)
+def test_something_else_than_a_state_dict_is_named(tmp_path: Path, content: Any, says: str) -> None:
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(CheckpointUnreadable, match=says):
+        load(tmp_path / "a.pt", tmp_path)
+
+
+def test_an_absent_file_is_missing(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointMissing):
+        load(tmp_path / "a.safetensors", tmp_path)
+
+
+def test_tensors_for_another_architecture_are_listed_by_name(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2, 5), "scale": torch.zeros(1)}, tmp_path / "a.safetensors")
+    with pytest.raises(TensorsDoNotMatch) as caught:
+        load(tmp_path / "a.safetensors", tmp_path)
+    message = str(caught.value)
+    assert "1 missing (bias)" in message
+    assert "1 unexpected (scale)" in message
+    assert "weight float32[2, 5] for float32[2, 3]" in message
+
+
+def test_whole_numbers_for_floats_do_not_match(tmp_path: Path) -> None:
+    save_file({name: tensor.to(torch.int64) for name, tensor in STATE.items()}, tmp_path / "a.safetensors")
+    with pytest.raises(TensorsDoNotMatch, match="weight int64"):
+        load(tmp_path / "a.safetensors", tmp_path)
+
+
+def test_half_precision_weights_fill_a_float_module(tmp_path: Path) -> None:
+    save_file({name: tensor.half() for name, tensor in STATE.items()}, tmp_path / "a.safetensors")
+    assert load(tmp_path / "a.safetensors", tmp_path).module.weight.dtype == torch.float32
+
+
+def test_tied_weights_may_be_stored_once(tmp_path: Path) -> None:
+    save_file({"first.weight": torch.ones(3, 3)}, tmp_path / "a.safetensors")
+    module = load(tmp_path / "a.safetensors", tmp_path, factory="tests.unit.toys:Tied").module
+    assert torch.equal(module.second.weight, torch.ones(3, 3))
+
+
+def test_weights_that_diverged_are_refused(tmp_path: Path) -> None:
+    save_file({**STATE, "bias": torch.tensor([0.0, torch.nan])}, tmp_path / "a.safetensors")
+    with pytest.raises(CheckpointUnreadable, match="bias holds NaN"):
+        load(tmp_path / "a.safetensors", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("factory", "says"),
+    [
+        ("absent_package.digits:build", "No module named 'absent_package'"),
+        ("tests.unit.toys:absent", "no function 'absent'"),
+        ("tests.unit.toys:no_module", "returned a str"),
+    ],
+)
+def test_a_factory_that_builds_nothing_is_named(tmp_path: Path, factory: str, says: str) -> None:
+    with pytest.raises(FactoryFailed, match=says):
+        load(tmp_path / "a.safetensors", tmp_path, factory=factory)
+
+
+def test_factory_kwargs_reach_the_factory(tmp_path: Path) -> None:
+    save_file({"weight": torch.zeros(2, 5), "bias": torch.zeros(2)}, tmp_path / "a.safetensors")
+    assert load(tmp_path / "a.safetensors", tmp_path, factory_kwargs={"width": 5}).module.in_features == 5
+    with pytest.raises(FactoryFailed, match="unexpected keyword argument 'depth'"):
+        load(tmp_path / "a.safetensors", tmp_path, factory_kwargs={"depth": 5})
+
+
+def test_importing_the_library_does_not_import_torch() -> None:
+    code = (
+        "import sys, model_release.intake, model_release.export, model_release.parity;"
+        "sys.exit(bool({'torch', 'onnx', 'onnxruntime'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
