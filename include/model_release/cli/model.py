@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from model_release.cli.output import Output
-from model_release.environment import S3, EnvoyRouter, Environment, Fleet, FleetPair, Replica
+from model_release.environment import S3, Environment, EnvoyRouter, Fleet, FleetPair, Replica
 from model_release.errors import BadModelConfig
 from model_release.spec import find_spec, load_specs
 

@@ -23,11 +23,10 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         try:
             if running.outcome == "rolled_back":
                 raise RolledBack(release.model, release.version, running.failure)
-            differences = [running.failure] if running.failure else []
-            if running.outcome != "promoted":
-                differences.append(_where_it_stopped(step))
+            if running.outcome == "promoted":
+                differences = _differences(step)
             else:
-                differences += _differences(step)
+                differences = [*([running.failure] if running.failure else []), _where_it_stopped(step)]
             if differences:
                 raise NotAsAsked(release.model, differences)
         except ReleaseError as error:

@@ -62,7 +62,7 @@ def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
     def without_canary(now: State) -> State:
         running = now.release
         if running is not None and running.version == canary.version:
-            running = running.model_copy(update={"outcome": "rolled_back", "failure": running.failure or reason})
+            running = running.model_copy(update={"outcome": "rolled_back", "failure": reason})
         rejected = [*now.rejected, rejection] if rejects else now.rejected
         return now.model_copy(update={"canary": None, "rejected": rejected, "release": running})
 
