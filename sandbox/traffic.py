@@ -55,7 +55,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a client saw of one request; `outcome` is ok, error or unreleased."""
+    """What a client saw of one request; `outcome` is ok, error, unreleased, or unrouted: no such model yet."""
 
     outcome: str
     arm: str
@@ -132,8 +132,8 @@ class GrpcClient:
         except grpc.aio.AioRpcError as error:
             headers = dict([*(error.initial_metadata() or ()), *(error.trailing_metadata() or ())])
             details = error.details() or ""
-            unreleased = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.UNIMPLEMENTED)
-            return _failed(unreleased and _UNRELEASED in details, headers, f"{error.code().name}: {details}")
+            outcome = _outcome(details, unrouted=error.code() == grpc.StatusCode.UNIMPLEMENTED)
+            return _failed(outcome, headers, f"{error.code().name}: {details}")
         headers = dict(await call.initial_metadata())
         output = response.outputs[0]
         values = np.frombuffer(response.raw_output_contents[0], dtype=triton_to_np_dtype(output.datatype))
@@ -156,16 +156,21 @@ class HttpClient:
                 text = await response.text()
                 headers = {name.lower(): value for name, value in response.headers.items()}
                 if response.status != 200:
-                    unreleased = response.status in (404, 503) and _UNRELEASED in text
-                    return _failed(unreleased, headers, f"HTTP {response.status}: {text[:200]}")
+                    outcome = _outcome(text, unrouted=response.status == 404)
+                    return _failed(outcome, headers, f"HTTP {response.status}: {text[:200]}")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            return _failed(unreleased=False, headers={}, problem=f"{type(error).__name__}: {error}")
+            return _failed("error", {}, f"{type(error).__name__}: {error}")
         values = json.loads(text)["outputs"][0]["data"]
         return _answered(headers, int(np.argmax(values)))
 
 
-def _failed(unreleased: bool, headers: dict[str, Any], problem: str) -> Answer:
-    outcome = "unreleased" if unreleased else "error"
+def _outcome(text: str, *, unrouted: bool) -> str:
+    if _UNRELEASED in text:
+        return "unreleased"
+    return "unrouted" if unrouted else "error"
+
+
+def _failed(outcome: str, headers: dict[str, Any], problem: str) -> Answer:
     return Answer(outcome, headers.get("x-model-arm", ""), headers.get("x-model-version", ""), None, problem)
 
 
@@ -183,6 +188,7 @@ class Replay:
         self._recorder = recorder
         self._in_flight: set[asyncio.Task[None]] = set()
         self._last_problem = ""
+        self._was_answered = False
 
     async def run(self, samples: list[Sample], until: float) -> None:
         """Send until that moment of time.monotonic(); a rate that was missed for a second is not caught up."""
@@ -210,15 +216,17 @@ class Replay:
         try:
             answer = await client.ask(sample)
         except Exception as error:  # an answer that no client understands is an error that a client sees
-            answer = _failed(unreleased=False, headers={}, problem=f"{type(error).__name__}: {error}")
+            answer = _failed("error", {}, f"{type(error).__name__}: {error}")
+        self._was_answered = self._was_answered or answer.outcome == "ok"
+        outcome = answer.outcome
+        if outcome == "unrouted":  # the router knows no such model: in order before its first release, never after
+            outcome = "error" if self._was_answered else "unreleased"
         right = None if answer.prediction is None or sample.label is None else answer.prediction == sample.label
         latency_ms = (time.monotonic() - began) * 1000
-        self._recorder.write(
-            Record(sent, client.protocol, answer.arm, answer.version, answer.outcome, latency_ms, right)
-        )
+        self._recorder.write(Record(sent, client.protocol, answer.arm, answer.version, outcome, latency_ms, right))
         if answer.problem != self._last_problem:
             self._last_problem = answer.problem
-            _LOG.info("%s by %s: %s", answer.outcome, client.protocol, answer.problem or "answered again")
+            _LOG.info("%s by %s: %s", outcome, client.protocol, answer.problem or "answered again")
 
 
 async def _await_samples(settings: Settings, home: Home, model: str, until: float) -> list[Sample]:

@@ -180,7 +180,6 @@ def _configure(home: Home, settings: Settings, supervisor: Supervisor) -> None:
     """Write every config; refuse when another one is in use."""
     from model_release.environment import load_environment
     from model_release.traffic.envoy import initialise
-
     from sandbox.envoy import write_bootstrap
 
     config = render(home, all_programs(home, settings))
@@ -202,7 +201,7 @@ def _check_ports(settings: Settings, programs: list[str]) -> None:
         f"{port} ({program}{'' if purpose == program else f', {purpose}'}) by {processes.holder_of(port)}"
         for program in programs
         for purpose, port in settings.ports_of(program).items()
-        if _is_taken(port)
+        if is_taken(port)
     ]
     if taken:
         message = (
@@ -212,7 +211,8 @@ def _check_ports(settings: Settings, programs: list[str]) -> None:
         raise SandboxError(message)
 
 
-def _is_taken(port: int) -> bool:
+def is_taken(port: int) -> bool:
+    """Tell whether something listens on a port of 127.0.0.1."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,0 +1,113 @@
+"""A sandbox of the tests' own: state in a temporary folder, a free block of ports, no Airflow, no traffic."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_release.environment import Environment, load_environment
+from model_release.repository.store import ObjectStore, s3_client
+from sandbox import processes, s3
+from sandbox.home import Home
+from sandbox.settings import ROOT, Settings, load_settings
+from sandbox.up import is_taken
+
+FIRST_BASE, LAST_BASE, BLOCK = 21600, 27600, 400
+WITHOUT = ("--without", "airflow", "--without", "traffic")
+
+
+@dataclass(frozen=True)
+class Sandbox:
+    """A running sandbox, and its command line."""
+
+    home: Home
+    port_base: int
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What moves a sandbox to this place."""
+        return {"SANDBOX_HOME": str(self.home.folder), "SANDBOX_PORT_BASE": str(self.port_base)}
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings(self.variables)
+
+    @property
+    def environment(self) -> Environment:
+        return load_environment(self.home.environment_file)
+
+    def run(self, *arguments: str, home: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
+        """Run `python -m sandbox ...` of this sandbox, or of another folder with the same ports."""
+        moved = {**self.variables, **variables}
+        if home is not None:
+            moved["SANDBOX_HOME"] = str(home)
+        return subprocess.run(
+            [sys.executable, "-m", "sandbox", *arguments],
+            cwd=ROOT,
+            env={**os.environ, **moved},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+
+    def must(self, *arguments: str) -> str:
+        """Run a command that has to succeed."""
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def pids(self) -> list[int]:
+        """Every process of this sandbox."""
+        return [process.pid for process in processes.members(self.home)]
+
+    def s3_client(self) -> Any:
+        return s3_client(self.environment.s3)
+
+
+def free_base() -> int:
+    """The first of the tests' blocks of ports in which nothing listens."""
+    for base in range(FIRST_BASE, LAST_BASE, BLOCK):
+        ports = load_settings({"SANDBOX_PORT_BASE": str(base)})
+        programs = ["s3", "envoy", "airflow-api-server", *(server.name for server in ports.tritons())]
+        if not any(is_taken(port) for program in programs for port in ports.ports_of(program).values()):
+            return base
+    pytest.fail(f"no block of {BLOCK} free ports between {FIRST_BASE} and {LAST_BASE}")
+
+
+@pytest.fixture(scope="session")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    """S3, the Tritons and Envoy, up for the whole session."""
+    started = Sandbox(Home(tmp_path_factory.mktemp("sandbox")), free_base())
+    try:
+        started.must("up", *WITHOUT)
+        yield started
+    finally:
+        started.run("down")
+        assert started.pids() == []
+
+
+@pytest.fixture
+def environment(sandbox: Sandbox) -> Environment:
+    """The library's environment of the running sandbox."""
+    return sandbox.environment
+
+
+@pytest.fixture
+def store(environment: Environment) -> ObjectStore:
+    """A prefix of the test's own in the sandbox's real S3."""
+    return ObjectStore(environment.s3.model_copy(update={"prefix": f"tests/{uuid.uuid4().hex}"}))
+
+
+@pytest.fixture
+def triton_s3_client(sandbox: Sandbox) -> Any:
+    """S3 as Triton sees it."""
+    return s3.client(sandbox.settings, s3.triton_keys(sandbox.home))

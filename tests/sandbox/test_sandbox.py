@@ -1,0 +1,288 @@
+"""The sandbox itself: what is put there is served through the router, and nothing is left of it after `down`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import onnx
+import psutil
+import pytest
+import tritonclient.grpc as triton_grpc
+from botocore.exceptions import ClientError
+from onnx import TensorProto, helper
+from tritonclient.grpc import service_pb2, service_pb2_grpc
+from tritonclient.utils import InferenceServerException
+
+from model_release.traffic import connect
+from model_release.traffic.router import Route
+from sandbox import processes
+from sandbox.settings import HOST
+from tests.sandbox.conftest import WITHOUT, Sandbox
+
+MODEL = "doubler"
+VERSION = 7
+CONFIG = f"""name: "{MODEL}"
+backend: "onnxruntime"
+default_model_filename: "model.onnx"
+max_batch_size: 8
+input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 2 ] }} ]
+output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 2 ] }} ]
+version_policy {{ specific {{ versions: [ {VERSION} ] }} }}
+instance_group [ {{ kind: KIND_CPU count: 1 }} ]
+"""
+
+
+def doubler() -> bytes:
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["x", "x"], ["y"])],
+        MODEL,
+        [value("x", TensorProto.FLOAT, ["batch", 2])],
+        [value("y", TensorProto.FLOAT, ["batch", 2])],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model)
+    body: bytes = model.SerializeToString()
+    return body
+
+
+def http(method: str, address: str, body: Any = None) -> tuple[int, dict[str, str], str]:
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(f"http://{address}", data, {"Content-Type": "application/json"}, method=method)
+    try:
+        with urllib.request.urlopen(request, timeout=10) as response:
+            return response.status, dict(response.headers), response.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, dict(error.headers), error.read().decode()
+
+
+def awaited(condition: Callable[[], bool], timeout_s: float = 30) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.fixture(scope="module")
+def routed(sandbox: Sandbox) -> str:
+    """The router's address, behind which both blue replicas serve a model that was put there by hand."""
+    environment, s3 = sandbox.environment, sandbox.s3_client()
+    folder = f"serving/default/blue/{MODEL}"
+    s3.put_object(Bucket="models", Key=f"{folder}/{VERSION}/model.onnx", Body=doubler())
+    s3.put_object(Bucket="models", Key=f"{folder}/config.pbtxt", Body=CONFIG.encode())
+    for replica in environment.pairs["default"].blue.replicas:
+        status, _, text = http("POST", f"{replica.http}/v2/repository/models/{MODEL}/load", {})
+        assert status == 200, text
+    route = Route(MODEL, "default", 1, "blue", None, {"blue": 100, "green": 0}, {"blue": VERSION, "green": None})
+    router = connect(environment)
+    router.set(route)
+    router.confirm(route, 20)
+    return environment.router.http
+
+
+def infer_by_http(router: str) -> tuple[int, dict[str, str], str]:
+    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, -2]}
+    return http("POST", f"{router}/v2/models/{MODEL}/infer", {"inputs": [tensor]})
+
+
+def serves_by_http(router: str) -> bool:
+    try:
+        status, _, text = infer_by_http(router)
+    except OSError:
+        return False
+    return status == 200 and json.loads(text)["outputs"][0]["data"] == [3.0, -4.0]
+
+
+def infer_by_grpc(router: str) -> list[float]:
+    tensor = triton_grpc.InferInput("x", [1, 2], "FP32")
+    tensor.set_data_from_numpy(np.array([[1.5, -2]], dtype=np.float32))
+    with triton_grpc.InferenceServerClient(router) as client:
+        answer = client.infer(MODEL, [tensor], headers={"x-model": MODEL}, client_timeout=10)
+    found: list[float] = answer.as_numpy("y")[0].tolist()
+    return found
+
+
+def test_a_model_put_there_by_hand_is_served_over_http_and_grpc(routed: str) -> None:
+    status, headers, text = infer_by_http(routed)
+
+    assert (status, json.loads(text)["outputs"][0]["data"]) == (200, [3.0, -4.0])
+    assert (headers["x-model-arm"], headers["x-model-version"]) == ("stable", str(VERSION))
+    assert infer_by_grpc(routed) == [3.0, -4.0]
+
+
+@pytest.mark.parametrize(
+    "path", [f"repository/models/{MODEL}/unload", "repository/index", f"models/{MODEL}/trace/setting"]
+)
+def test_the_control_api_is_not_routed_over_http(routed: str, path: str) -> None:
+    status, _, _ = http("POST", f"{routed}/v2/{path}", {})
+
+    assert status == 404
+    assert serves_by_http(routed)
+
+
+def test_the_control_api_is_not_routed_over_grpc(routed: str) -> None:
+    with grpc.insecure_channel(routed) as channel:
+        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
+        with pytest.raises(grpc.RpcError) as refused:
+            stub.RepositoryModelUnload(
+                service_pb2.RepositoryModelUnloadRequest(model_name=MODEL), metadata=(("x-model", MODEL),), timeout=10
+            )
+
+    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert serves_by_http(routed)
+
+
+def test_a_grpc_call_that_names_no_model_is_refused_with_a_sentence(routed: str) -> None:
+    with triton_grpc.InferenceServerClient(routed) as client, pytest.raises(InferenceServerException) as refused:
+        client.get_model_metadata(MODEL, client_timeout=10)
+
+    assert "x-model" in str(refused.value)
+
+
+def test_tritons_identity_reads_the_models_and_changes_nothing(
+    sandbox: Sandbox, routed: str, triton_s3_client: Any
+) -> None:
+    key = f"serving/default/blue/{MODEL}/config.pbtxt"
+    assert triton_s3_client.get_object(Bucket="models", Key=key)["Body"].read() == CONFIG.encode()
+
+    for attempt in (
+        lambda: triton_s3_client.put_object(Bucket="models", Key=key, Body=b"other"),
+        lambda: triton_s3_client.delete_object(Bucket="models", Key=key),
+        lambda: triton_s3_client.list_objects_v2(Bucket="training"),
+    ):
+        with pytest.raises(ClientError, match="AccessDenied"):
+            attempt()
+
+    assert sandbox.s3_client().get_object(Bucket="models", Key=key)["Body"].read() == CONFIG.encode()
+
+
+def test_nothing_listens_beyond_loopback(sandbox: Sandbox) -> None:
+    listening = [
+        connection.laddr
+        for pid in sandbox.pids()
+        for connection in psutil.Process(pid).net_connections(kind="inet")
+        if connection.status == psutil.CONN_LISTEN
+    ]
+
+    expected = {port for name in ("s3", "envoy", "triton-blue-0") for port in sandbox.settings.ports_of(name).values()}
+    assert expected <= {address.port for address in listening}
+    assert {address.ip.removeprefix("::ffff:") for address in listening} == {HOST}
+
+
+def test_a_taken_port_is_named_before_anything_starts(sandbox: Sandbox, tmp_path: Path) -> None:
+    second = sandbox.run("up", *WITHOUT, home=tmp_path / "second")
+
+    assert second.returncode == 1
+    assert f"{sandbox.settings.ports.s3} (s3) by weed" in second.stderr
+    assert f"{sandbox.settings.ports.router} (envoy, router) by envoy" in second.stderr
+    assert not (tmp_path / "second" / "supervisord.json").exists()
+
+
+def test_a_second_up_changes_nothing(sandbox: Sandbox) -> None:
+    before = sandbox.pids()
+
+    assert "up already" in sandbox.must("up", *WITHOUT)
+
+    assert sandbox.pids() == before
+
+
+def test_up_refuses_settings_other_than_those_in_use(sandbox: Sandbox, tmp_path: Path) -> None:
+    other = tmp_path / "settings.yaml"
+    other.write_text("ports: {router_admin: 21550}\n", encoding="utf-8")
+
+    refused = sandbox.run("up", *WITHOUT, SANDBOX_SETTINGS=str(other))
+
+    assert refused.returncode == 1
+    assert "make down" in refused.stderr
+
+
+def test_status_names_what_should_run_and_does_not(sandbox: Sandbox) -> None:
+    assert "triton-green-1  running" in sandbox.must("status")
+
+    sandbox.must("stop", "triton-green-1")
+    stopped = sandbox.run("status")
+    sandbox.must("up", *WITHOUT)
+
+    assert stopped.returncode == 1
+    assert "triton-green-1  stopped" in stopped.stdout
+    assert sandbox.run("status").returncode == 0
+
+
+def test_a_killed_triton_comes_back_and_serves_what_s3_says(sandbox: Sandbox, routed: str) -> None:
+    replica = sandbox.environment.pairs["default"].blue.replicas[0]
+    [victim] = [
+        pid
+        for pid in sandbox.pids()
+        if f"--http-port={replica.http.rpartition(':')[2]}" in psutil.Process(pid).cmdline()
+    ]
+
+    os.kill(victim, signal.SIGKILL)
+
+    assert awaited(lambda: victim not in sandbox.pids())
+    assert awaited(lambda: serves_directly(replica.http))
+    assert serves_by_http(routed)
+
+
+def serves_directly(address: str) -> bool:
+    try:
+        return http("GET", f"{address}/v2/models/{MODEL}/versions/{VERSION}/ready")[0] == 200
+    except OSError:
+        return False
+
+
+def test_after_down_nothing_runs_and_after_up_the_model_is_served_again(sandbox: Sandbox, routed: str) -> None:
+    running = sandbox.pids()
+
+    sandbox.must("down")
+
+    assert not [pid for pid in running if psutil.pid_exists(pid) and not is_zombie(pid)]
+    assert not any(
+        listens(port) for name in ("s3", "envoy", "triton-bench-0") for port in sandbox.settings.ports_of(name).values()
+    )
+    assert sandbox.run("status").returncode == 1
+
+    sandbox.must("up", *WITHOUT)
+
+    assert awaited(lambda: serves_by_http(routed))
+    assert infer_by_grpc(routed) == [3.0, -4.0]
+
+
+def test_down_also_ends_what_a_killed_supervisord_left(sandbox: Sandbox, routed: str) -> None:
+    supervisor = processes.supervisor(sandbox.home)
+    assert supervisor is not None
+    supervisor.kill()
+    assert awaited(lambda: processes.supervisor(sandbox.home) is None)
+    orphans = sandbox.pids()
+    assert len(orphans) >= 7
+    assert "make down" in sandbox.run("status").stdout
+
+    sandbox.must("down")
+
+    assert not [pid for pid in orphans if psutil.pid_exists(pid) and not is_zombie(pid)]
+    sandbox.must("up", *WITHOUT)
+    assert awaited(lambda: serves_by_http(routed))
+
+
+def is_zombie(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
