@@ -1,0 +1,68 @@
+# Everything a person or a CI does here; `make` lists it.
+
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+NAME ?=
+
+.PHONY: help install up down status logs demo demo-rollback test test-fast lint format lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: .venv/.installed .venv-triton/.installed ## .venv and .venv-triton, from the locks; nothing to do when they are as the locks say
+
+.venv/.installed: requirements.lock requirements-dev.lock requirements-sandbox.lock pyproject.toml scripts/install
+	@scripts/install project "$(PYTHON)"
+
+.venv-triton/.installed: requirements-triton.lock scripts/install
+	@scripts/install triton "$(PYTHON)"
+
+up: install ## start the sandbox: S3, Tritons, Envoy, traffic, Airflow
+	@$(BIN)/python -m sandbox up
+
+down: ## stop all of it; its state stays in .sandbox
+	@if [ -x $(BIN)/python ]; then $(BIN)/python -m sandbox down; fi
+
+status: install ## what runs, its memory and address
+	@$(BIN)/python -m sandbox status
+
+logs: install ## the last lines of all logs, or of one: make logs NAME=envoy
+	@$(BIN)/python -m sandbox logs $(NAME)
+
+demo: up ## a first release, then a retrained model through a 10/50/100 % canary
+	@$(BIN)/python -m sandbox.demo
+
+demo-rollback: up ## a candidate that fails only on real traffic: the canary stops it
+	@$(BIN)/python -m sandbox.demo --broken
+
+test: install ## every tier of tests, the fastest first
+	@for tier in unit architecture dags sandbox; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
+
+test-fast: install ## unit and architecture tests alone
+	@$(BIN)/python -m pytest -q tests/unit tests/architecture
+
+lint: install ## ruff and mypy
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: install ## let ruff write the files as it wants them
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+lock: install ## write the locks anew from requirements*.txt
+	@scripts/lock
+
+clean: down ## remove the state of the sandbox
+	@rm -rf .sandbox
+
+ifneq ($(wildcard scripts/show-overhead),)
+.PHONY: show-overhead
+show-overhead: up ## the DAG's wall time against the same release from the command line
+	@scripts/show-overhead
+endif
