@@ -1,0 +1,5 @@
+"""The benchmark on bench: which batching serves the version best, and whether it is fast enough at all."""
+
+from model_release.benchmark.run import BenchmarkResult, measure, run_benchmark
+
+__all__ = ["BenchmarkResult", "measure", "run_benchmark"]
