@@ -10,7 +10,8 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── TensorsDoNotMatch
     │   ├── FactoryFailed
     │   ├── ModelRefusesInputs
-    │   └── SamplesUnusable
+    │   ├── SamplesUnusable
+    │   └── LookUnusable
     ├── Unavailable              an outside system did not answer; a retry may help
     │   ├── StoreUnavailable
     │   ├── ReplicaUnavailable
@@ -176,6 +177,16 @@ class SamplesUnusable(BadInput):
 
     def __init__(self, uri: str, why: str) -> None:
         super().__init__(f"the samples {uri} cannot be used: {why}.")
+
+
+class LookUnusable(BadInput):
+    """A line of looks is no reading of two arms."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"a look cannot be used: {why}. It is a JSON object with t (s), stage (%), and for canary and stable: "
+            "requests, errors and latency_buckets (cumulative, by upper bound in ms)."
+        )
 
 
 # --- unavailable -------------------------------------------------------------------------------

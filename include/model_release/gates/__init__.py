@@ -1,0 +1,1 @@
+"""Gates: looks at two arms in, a verdict with its reasons out. No I/O, no clock, no randomness."""

@@ -1,0 +1,71 @@
+"""
+Latency bounds: which latencies a stage counts as slow.
+
+They are fixed before anything is judged by them, from stable alone, so that the data under test cannot choose them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from model_release.gates.looks import INFINITE, Arm
+
+QUANTILES = (0.50, 0.95, 0.99)
+ENOUGH_REQUESTS = 200
+"""Stable's requests that its own quantiles are read from."""
+
+_FINE_MS = 2.0
+_FINE_RATIO = 1.25
+
+
+def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
+    """
+    Return the bucket bounds (ms) nearest to the p50, p95 and p99 of cumulative buckets.
+
+    None while they hold fewer than ENOUGH_REQUESTS requests.
+    """
+    total, finite = buckets.get(INFINITE, 0), _finite(buckets)
+    if total < ENOUGH_REQUESTS or not finite:
+        return None
+    bounds: list[float] = []
+    for quantile in QUANTILES:
+        nearest = min(sorted(finite), key=lambda bound: abs(buckets[finite[bound]] / total - quantile))
+        if nearest not in bounds:
+            bounds.append(nearest)
+    return sorted(bounds)
+
+
+def comparison(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -> tuple[float, float, float]:
+    """
+    Return the canary's bound, stable's bound (ms) and the allowed odds ratio that together allow `slower_than`.
+
+    With fine buckets the canary is held to the next bound at or above `slower_than` times stable's: its quantiles may
+    then be that much slower and no more. Where the next bound is much further the same bound is used for both, and the
+    odds of being slower may rise instead, as they do at the tail of usual latencies.
+    """
+    own = min(known_ms, key=lambda known: abs(known - bound_ms))
+    wanted = own * slower_than
+    above = [known for known in known_ms if known >= wanted * (1 - 1e-9)]
+    if above and above[0] <= max(wanted * _FINE_RATIO, wanted + _FINE_MS):
+        return above[0], own, 1.0
+    return own, own, slower_than**3
+
+
+def slower(arm: Arm, bound_ms: float) -> tuple[int, int]:
+    """Return an arm's timed requests, and those slower than a bucket bound; none when it has no such bucket."""
+    bound = _finite(arm.latency_buckets).get(bound_ms)
+    return (0, 0) if bound is None else (arm.timed, arm.timed - arm.latency_buckets[bound])
+
+
+def known_bounds(arm: Arm) -> list[float]:
+    """Return the bucket bounds (ms) of a look, rising."""
+    return sorted(_finite(arm.latency_buckets))
+
+
+def pooled(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Return the sum of two looks' buckets."""
+    return {bound: one.get(bound, 0) + other.get(bound, 0) for bound in {**one, **other}}
+
+
+def _finite(buckets: Mapping[str, int]) -> dict[float, str]:
+    return {float(bound): bound for bound in buckets if bound != INFINITE}
