@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import logging
 from collections.abc import Callable
 from datetime import timedelta
@@ -73,7 +74,7 @@ def told(context: Context, spec: ModelSpec, run: Callable[[Release], dict[str, A
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
-    for line in result.get("lines", ()):
+    for line in result.get("lines") or [json.dumps(result, default=str)]:
         log.info("%s", line)
     return result
 

@@ -1,0 +1,18 @@
+# One Triton replica of a fleet, as the pipeline expects it to be started.
+# CI does not build it (it has no container engine). NVIDIA's image already has the ONNX Runtime backend and S3; only the
+# arguments matter, and they are as well written into a Kubernetes manifest.
+#
+#   docker build -f docker/triton.Dockerfile -t model-release-triton .
+#   docker run -e REPOSITORY=s3://BUCKET/PREFIX/serving/default/blue -e AWS_ACCESS_KEY_ID=... model-release-triton
+#
+# The credentials are read-only, and for this prefix alone: whoever writes there runs code here. The control API (load
+# and unload) is for the pipeline: keep it off the clients' network; clients reach Triton through the router.
+FROM nvcr.io/nvidia/tritonserver:26.06-py3
+
+EXPOSE 8000 8001 8002
+
+# The shell is replaced by the server, so that it gets SIGTERM itself and finishes what it was asked.
+CMD ["/bin/sh", "-c", "exec tritonserver \
+    --model-repository=${REPOSITORY:?set it to the fleet's serving prefix} \
+    --model-control-mode=explicit --load-model=* \
+    --exit-on-error=false --strict-readiness=false --disable-auto-complete-config"]

@@ -1,0 +1,140 @@
+"""Airflow's REST API, as much of it as the demo needs; its command line costs seconds a call."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote, urlencode
+
+from sandbox.errors import SandboxError
+
+ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
+_POLL_S = 0.7
+_TIMEOUT_S = 30
+
+
+@dataclass(frozen=True)
+class TaskChange:
+    """A task that entered another state; `seconds` is how long it has taken so far, waiting included."""
+
+    task: str
+    state: str
+    seconds: float | None
+
+
+class AirflowRest:
+    """One Airflow without a login, on loopback."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def call(self, method: str, path: str, body: Any = None) -> Any:
+        """Call the API and return its JSON. Raises SandboxError with Airflow's own words."""
+        request = urllib.request.Request(
+            f"{self.url}/api/v2{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"content-type": "application/json"},
+        )
+        try:
+            with self._opener.open(request, timeout=_TIMEOUT_S) as response:
+                return json.load(response)
+        except urllib.error.HTTPError as error:
+            message = f"Airflow refused {method} {path}: {error.code} {error.read().decode(errors='replace')[:500]}"
+            raise SandboxError(message) from None
+        except (OSError, ValueError) as error:
+            message = f"Airflow at {self.url} did not answer: {error}. Is the sandbox up? 'make up' starts it."
+            raise SandboxError(message) from None
+
+    def unpause(self, dag: str, deadline_s: float = 90) -> None:
+        """Let a DAG run, once Airflow has read its file. Raises SandboxError with the import errors when it has not."""
+        until = time.monotonic() + deadline_s
+        while True:
+            try:
+                self.call("PATCH", f"/dags/{dag}", {"is_paused": False})
+            except SandboxError as error:
+                if "404" not in str(error) or time.monotonic() > until:
+                    problems = [entry["stack_trace"] for entry in self.call("GET", "/importErrors")["import_errors"]]
+                    message = f"Airflow does not know the DAG {dag}: {' '.join(problems) or error}"
+                    raise SandboxError(message) from None
+                time.sleep(_POLL_S)
+            else:
+                return
+
+    def trigger(self, dag: str, conf: dict[str, Any]) -> str:
+        """Start a run now and return its id."""
+        return str(self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+
+    def run(self, dag: str, run: str) -> dict[str, Any]:
+        """Return a run."""
+        found: dict[str, Any] = self.call("GET", _run_path(dag, run))
+        return found
+
+    def run_that_followed(self, dag: str, run: str, consumer: str, deadline_s: float = 60) -> str:
+        """Return the id of the run of `consumer` that an Asset event of a run has started."""
+        until = time.monotonic() + deadline_s
+        query = urlencode({"source_dag_id": dag, "source_run_id": run})
+        while time.monotonic() < until:
+            for event in self.call("GET", f"/assets/events?{query}")["asset_events"]:
+                for started in event["created_dagruns"]:
+                    if started["dag_id"] == consumer:
+                        return str(started["run_id"])
+            time.sleep(_POLL_S)
+        message = f"the Asset event of {run} started no run of {consumer} within {deadline_s:g} s"
+        raise SandboxError(message)
+
+    def follow(self, dag: str, run: str, told: Callable[[TaskChange], None], deadline_s: float = 1200) -> str:
+        """Tell every change of a run's tasks until it ends; returns its state."""
+        until = time.monotonic() + deadline_s
+        states: dict[str, str] = {}
+        while time.monotonic() < until:
+            # The run first: when it has ended, the states of its tasks that are read after it are the last ones.
+            state = str(self.run(dag, run)["state"])
+            for change in self._changes(dag, run, states):
+                told(change)
+            if state in ("success", "failed"):
+                return state
+            time.sleep(_POLL_S)
+        message = f"the run {run} of {dag} did not end within {deadline_s:g} s: {self.url}/dags/{dag}/runs/{run}"
+        raise SandboxError(message)
+
+    def task_states(self, dag: str, run: str) -> dict[str, str]:
+        """Return the state of every task of a run."""
+        return {task["task_id"]: str(task["state"]) for task in self._tasks(dag, run)}
+
+    def page(self, dag: str, run: str) -> str:
+        """Return the address of a run in the UI."""
+        return f"{self.url}/dags/{dag}/runs/{quote(run, safe='')}"
+
+    def _tasks(self, dag: str, run: str) -> list[dict[str, Any]]:
+        tasks: list[dict[str, Any]] = self.call("GET", f"{_run_path(dag, run)}/taskInstances?limit=200")[
+            "task_instances"
+        ]
+        return sorted(tasks, key=lambda task: str(task["end_date"] or task["start_date"] or "9"))
+
+    def _changes(self, dag: str, run: str, states: dict[str, str]) -> Iterator[TaskChange]:
+        for task in self._tasks(dag, run):
+            name, state = task["task_id"], str(task["state"])
+            if state == states.get(name) or state not in ENDED | {"running", "deferred"}:
+                continue
+            resumed = state == "running" and states.get(name) == "deferred"
+            states[name] = state
+            if not resumed:
+                yield TaskChange(name, state, _seconds(task))
+
+
+def _run_path(dag: str, run: str) -> str:
+    return f"/dags/{dag}/dagRuns/{quote(run, safe='')}"
+
+
+def _seconds(task: dict[str, Any]) -> float | None:
+    if not task["start_date"] or not task["end_date"]:
+        return None
+    return (datetime.fromisoformat(task["end_date"]) - datetime.fromisoformat(task["start_date"])).total_seconds()

@@ -1,0 +1,187 @@
+"""
+The demo: a trained model goes into production, then a retrained one through a canary; `--broken` goes back.
+
+It only asks Airflow to train, follows what the new checkpoint sets off, and says what clients saw. The exit code is 0
+only if the router answers with the version that should serve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from model_release.environment import Environment, load_environment
+from model_release.errors import ReleaseError
+from model_release.ledger.state import State, StateFile
+from model_release.repository.store import ObjectStore
+from sandbox import airflow
+from sandbox.airflow_rest import AirflowRest, TaskChange
+from sandbox.demo_summary import Observed, observe, served_versions, told
+from sandbox.errors import SandboxError
+from sandbox.home import Home, find_home
+from sandbox.settings import load_settings
+
+MODEL = "digits_classifier"
+RELEASE = f"release_{MODEL}"
+RETRAIN = f"retrain_{MODEL}"
+#: The first training's date lies so far back that no demo comes to the present.
+_FIRST_DATE_AGO = timedelta(days=365)
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demo talks to."""
+
+    home: Home
+    environment: Environment
+    rest: AirflowRest
+
+    def state(self) -> State:
+        """Return the ledger's state of the model."""
+        return StateFile(ObjectStore(self.environment.s3), MODEL).read()
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the demo; 0 if what serves is what should, 1 if not, with a line that says why."""
+    parser = argparse.ArgumentParser(prog="python -m sandbox.demo", description=__doc__)
+    parser.add_argument("--broken", action="store_true", help="release a model that fails only on real traffic")
+    options = parser.parse_args(arguments)
+    try:
+        demo = connect()
+        return rollback_story(demo) if options.broken else release_story(demo)
+    except (SandboxError, ReleaseError) as error:
+        say(f"demo: {error}")
+        return 1
+    except KeyboardInterrupt:
+        say("demo: interrupted; Airflow goes on with what runs")
+        return 1
+
+
+def connect() -> Demo:
+    """Find the running sandbox. Raises SandboxError when it is not up."""
+    home, settings = find_home(), load_settings()
+    rest = AirflowRest(airflow.url(settings))
+    for dag in (RELEASE, RETRAIN):
+        rest.unpause(dag)
+    return Demo(home, load_environment(home.environment_file), rest)
+
+
+def release_story(demo: Demo) -> int:
+    """Bring a first model into production if none serves, then a retrained one through the canary."""
+    began_at, before = datetime.now(UTC), demo.state().stable
+    if before is None:
+        say("\nNothing serves yet: a first model is trained and released.")
+        first = train_and_release(demo, broken=False)
+        if first.state != "success":
+            return _failed(demo, [f"the first release is {first.state}: {first.failure} See {first.page}"])
+    else:
+        say(f"\nVersion {before.version} serves since an earlier demo.")
+    say("\nA retrained model goes through the canary.")
+    observed = train_and_release(demo, broken=False)
+    say("")
+    for line in told(observed, before.version if before else None, demo.state(), began_at):
+        say(line)
+    return _failed(demo, _not_served(demo, observed))
+
+
+def rollback_story(demo: Demo) -> int:
+    """Release a model that errs on some real inputs, and check that it was the canary's gate that stopped it."""
+    if demo.state().stable is None:
+        say("\nNothing serves yet: a sound model is trained and released first.")
+        train_and_release(demo, broken=False)
+    began_at, before = datetime.now(UTC), demo.state().stable
+    if before is None:
+        return _failed(demo, ["there is no stable version to go back to"])
+    say("\nA model with a bug that only real traffic shows goes through the canary.")
+    observed = train_and_release(demo, broken=True)
+    after = demo.state()
+    say("")
+    for line in told(observed, before.version, after, began_at):
+        say(line)
+    return _failed(demo, [*_not_stopped_by_the_gate(demo, observed), *_not_back(demo, before.version, observed, after)])
+
+
+def train_and_release(demo: Demo, *, broken: bool) -> Observed:
+    """Train on the next date; the new checkpoint's Asset event starts the release, which is followed to its end."""
+    trained_on = next_date(demo.state())
+    training = demo.rest.trigger(RETRAIN, {"date": trained_on, "broken": broken})
+    say(f"{RETRAIN}, on the data of {trained_on}")
+    if demo.rest.follow(RETRAIN, training, say_change) != "success":
+        message = f"the training failed: {demo.rest.page(RETRAIN, training)}"
+        raise SandboxError(message)
+    release = demo.rest.run_that_followed(RETRAIN, training, RELEASE)
+    say(f"{RELEASE}, started by the Asset of the new checkpoint")
+    say(f"  {demo.rest.page(RELEASE, release)}")
+    state = demo.rest.follow(RELEASE, release, say_change)
+    return observe(demo.home, demo.environment, demo.rest.page(RELEASE, release), MODEL, release, state)
+
+
+def next_date(state: State) -> str:
+    """Return the day after the newest checkpoint that was released, so that each demo trains another model."""
+    used = re.search(r"\d{4}-\d{2}-\d{2}", state.release.checkpoint) if state.release else None
+    if used is None:
+        return f"{datetime.now(UTC).date() - _FIRST_DATE_AGO:%Y-%m-%d}"
+    return f"{date.fromisoformat(used.group()) + timedelta(days=1):%Y-%m-%d}"
+
+
+def _not_served(demo: Demo, observed: Observed) -> list[str]:
+    served = served_versions(demo.environment, MODEL)
+    problems = [] if observed.state == "success" else [f"the run is {observed.state}: {observed.failure}"]
+    if served != {str(observed.version): sum(served.values())}:
+        problems.append(f"version {observed.version} was asked for, the router answers with {served}")
+    return problems
+
+
+def _not_stopped_by_the_gate(demo: Demo, observed: Observed) -> list[str]:
+    """Return what speaks against the canary's gate having stopped the release, and nothing earlier."""
+    tasks = demo.rest.task_states(RELEASE, observed.run)
+    earlier = ("plan", "export", "validate", "publish", "benchmark", "deploy", "canary_10.shift", "canary_10.watch")
+    problems = [f"{task} ended as {tasks.get(task)}" for task in earlier if tasks.get(task) != "success"]
+    last = observed.verdicts[-1] if observed.verdicts else {}
+    if last.get("verdict") != "rollback":
+        problems.append(f"no gate judged it 'rollback': the last verdict is {last.get('verdict', 'missing')}")
+    if (tasks.get("roll_back"), tasks.get("finish"), observed.state) != ("success", "failed", "failed"):
+        problems.append(
+            f"roll_back ended as {tasks.get('roll_back')}, finish as {tasks.get('finish')}, the run as {observed.state}"
+        )
+    return problems
+
+
+def _not_back(demo: Demo, stable: int, observed: Observed, after: State) -> list[str]:
+    """Return what is not as it was before the broken release, and what it should have left behind."""
+    served = served_versions(demo.environment, MODEL)
+    checks: list[tuple[Any, str]] = [
+        (served == {str(stable): sum(served.values())}, f"the router answers with {served}, stable is {stable}"),
+        (after.stable is not None and after.stable.version == stable, f"the ledger's stable is {after.stable}"),
+        (after.canary is None, f"the ledger still has the canary {after.canary}"),
+        (after.rejection_of(observed.version) is not None, f"version {observed.version} is not rejected"),
+    ]
+    return [problem for holds, problem in checks if not holds]
+
+
+def _failed(demo: Demo, problems: list[str]) -> int:
+    say(f"Airflow     {demo.rest.url}  (no login)")
+    for problem in problems:
+        say(f"NOT AS ASKED: {problem}")
+    return 1 if problems else 0
+
+
+def say(line: str) -> None:
+    """Print a line at once."""
+    print(line, flush=True)
+
+
+def say_change(change: TaskChange) -> None:
+    """Print one change of a task."""
+    seconds = "" if change.seconds is None else f"{change.seconds:8.1f} s"
+    word = "watching" if change.state == "deferred" else change.state
+    say(f"  {time.strftime('%H:%M:%S')}  {change.task:<18} {word:<16}{seconds}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
