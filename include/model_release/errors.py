@@ -234,7 +234,7 @@ class ClaimHeld(Refused):
     def __init__(self, model: str, holder: str, phase: str, expires_in_s: float) -> None:
         super().__init__(
             f"{model} is being released by {holder} (in {phase}, its lease ends in {max(0, expires_in_s):.0f} s). "
-            "Wait for it, or end it with 'model-release rollback'."
+            "Wait for it; a live canary is ended with 'model-release rollback'."
         )
 
 

@@ -33,8 +33,8 @@ def check(
         for name in names:
             try:
                 specs[name] = find_spec(output.configs, name)
-            except BadModelConfig as problem:
-                problems.append(problem)
+            except BadModelConfig as bad:
+                problems.append(bad)
     else:
         specs, problems = load_specs(output.configs)
     for name, spec in specs.items():

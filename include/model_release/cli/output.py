@@ -16,8 +16,10 @@ from model_release.environment import Environment, load_environment
 from model_release.errors import ReleaseError
 from model_release.spec import ModelSpec, find_spec
 
-_people = Console(highlight=False, soft_wrap=True)
-_errors = Console(stderr=True, highlight=False, soft_wrap=True)
+_people = Console(highlight=False)
+_errors = Console(stderr=True, highlight=False)
+#: A pipe has no width; a table is not cut for it.
+_WIDE = 200
 
 
 @dataclass
@@ -40,7 +42,7 @@ class Output:
     def say(self, text: str) -> None:
         """Write a line for people; programs get none."""
         if not self.as_json:
-            _people.print(text)
+            _people.print(text, soft_wrap=True)
 
     def give(self, result: Any) -> None:
         """Write the result for programs."""
@@ -56,7 +58,7 @@ class Output:
             table.add_column(column)
         for row in rows:
             table.add_row(*(escape(str("" if cell is None else cell)) for cell in row))
-        _people.print(table)
+        _people.print(table, width=None if _people.is_terminal else _WIDE)
 
 
 def error_line(error: ReleaseError, as_json: bool) -> None:
@@ -64,4 +66,4 @@ def error_line(error: ReleaseError, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": type(error).__name__, "message": str(error)}))
     else:
-        _errors.print(f"[red]error:[/red] {escape(str(error))}")
+        _errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 from model_release.environment import FLEETS, Environment
 from model_release.errors import AlreadyStable, ContractBroken, StaleBuild, VersionRejected
+from model_release.gates.plan import needed_requests
 from model_release.identity import Kind, Release, date_of
 from model_release.ledger.state import Running, State
 from model_release.spec import ModelSpec, render_template
@@ -139,13 +140,17 @@ def _lines(release: Release, spec: ModelSpec, state: State, running: Running) ->
     """Say what will happen, in a few sentences."""
     stable = f"version {state.stable.version} on {state.stable.fleet}" if state.stable else "nothing"
     made = f"from {running.checkpoint}" if release.kind is Kind.BUILD else f"from the archive ({release.reason})"
-    stages = ", ".join(f"{stage} %" for stage in running.stages)
+    first = running.first_release
+    stages = ", ".join(
+        f"{stage} % ({needed_requests(spec.canary, stage, first_release=first)} requests)" for stage in running.stages
+    )
     bakes = len(running.stages) * spec.canary.min_bake_s
     gates = ", ".join(f"{gate.name} ({gate.kind})" for gate in spec.canary.gates)
     return [
         f"{release.kind} {release.model} version {release.version} {made}",
         f"stable now: {stable}; the canary goes to fleet {running.fleet}",
-        f"stages: {stages}; each bakes {spec.canary.min_bake_s:g} to {spec.canary.max_bake_s:g} s and "
-        f"{spec.canary.min_requests} requests; at least {bakes / 60:.1f} minutes in all",
+        f"stages, and what a healthy canary needs in each: {stages}",
+        f"each bakes {spec.canary.min_bake_s:g} to {spec.canary.max_bake_s:g} s; "
+        f"at least {bakes / 60:.1f} minutes in all",
         f"gates: {gates}",
     ]

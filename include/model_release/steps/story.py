@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,7 +55,9 @@ def run(release: Release, environment: Environment, spec: ModelSpec, tell: Tell)
     except ReleaseError as error:
         reason = str(error)
     except BaseException:
-        _told("roll_back", tell, lambda: roll_back.run(release, environment, "the release was interrupted"))
+        with suppress(ReleaseError):
+            _told("roll_back", tell, lambda: roll_back.run(release, environment, "the release was interrupted"))
+            _told("finish", tell, lambda: finish.run(release, environment))
         raise
     if reason is not None:
         why = reason

@@ -49,14 +49,12 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
         if str(stage) in step.running.verdicts:
             return _result(step, step.running.verdicts[str(stage)])
         canary = _with_hold(step.spec.canary)
-        looks, verdict = _look_once(step, canary, looks)
+        looks, decided = _look_once(step, canary, looks)
         if not step.looks.write(looks, etag):
-            return _result(step, {**verdict.to_dict(), "action": None})
-        decided = {**verdict.to_dict(), "action": _action(canary, verdict, _age_s(step, looks))}
+            return _result(step, {**decided, "action": None})
         if decided["action"] is not None:
-            verdicts = {**step.running.verdicts, str(stage): decided}
-            step.update_running(verdicts=verdicts)
-            step.event("judged", stage=stage, **decided)
+            step.update_running(verdicts={**step.running.verdicts, str(stage): decided})
+            step.event("judged", **decided)
         return _result(step, decided)
 
 
@@ -67,37 +65,41 @@ def _with_hold(canary: Canary) -> Canary:
     return canary.model_copy(update={"max_bake_s": canary.max_bake_s + canary.hold_s})
 
 
-def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLooks, Verdict]:
+def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLooks, dict[str, Any]]:
     """Read the counters once, add the look, and judge the whole stage by replaying it."""
     running, state = step.running, step.claim.check()
-    judge = Judge(canary, looks.stage, first_release=running.first_release, bounds_ms=looks.bounds_ms)
-    verdict: Verdict | None = None
-    for line in looks.looks:
-        verdict = judge.take(Look.from_dict(line))
     if state.canary is None:
         raise NoAdvanceVerdict(step.release.model, looks.stage, "no canary")
-    age_s = _age_s(step, looks)
+    t = (step.store.now() - running.started_at).total_seconds()
+    started_t = (looks.started_at - running.started_at).total_seconds()
+    stable = state.stable.fleet if state.stable else None
     try:
         after = step.router.counters(step.release.model, step.spec.serving.fleet_pair)
     except (RouterUnavailable, MetricsUnavailable) as error:
-        reason = f"source_down: {error}"
-        return looks, Verdict(t=age_s, stage=looks.stage, verdict="inconclusive", reason=reason, gates=[])
+        down = Verdict(t, looks.stage, "inconclusive", f"source_down: {error}")
+        return looks, _decided(canary, down, t - started_t, None)
     before = {fleet: ArmCounters(**arm) for fleet, arm in looks.counters.items()}
-    stable = state.stable.fleet if state.stable else None
-    seen = difference(before, after, stable=stable, canary=state.canary.fleet, t=age_s, stage=looks.stage)
-    verdict = judge.take(seen)
-    return looks.model_copy(
-        update={
-            "counters": {fleet: asdict(arm) for fleet, arm in after.items()},
-            "looks": [*looks.looks, seen.to_dict()],
-            "verdict": verdict.to_dict(),
-        }
-    ), verdict
+    seen = difference(before, after, stable=stable, canary=state.canary.fleet, t=t, stage=looks.stage)
+    judge = Judge(
+        canary,
+        looks.stage,
+        first_release=running.first_release,
+        bounds_ms=looks.bounds_ms,
+        started_t=started_t,
+    )
+    judge.replay(Look.from_dict(line) for line in looks.looks)
+    decided = _decided(canary, judge.take(seen), t - started_t, judge.bounds_ms)
+    update = {
+        "counters": {fleet: asdict(arm) for fleet, arm in after.items()},
+        "looks": [*looks.looks, seen.to_dict()],
+        "verdict": decided,
+    }
+    return looks.model_copy(update=update), decided
 
 
-def _age_s(step: Step, looks: StageLooks) -> float:
-    """Return the seconds since the stage began, by the store's clock."""
-    return (step.store.now() - looks.started_at).total_seconds()
+def _decided(canary: Canary, verdict: Verdict, age_s: float, bounds_ms: list[float] | None) -> dict[str, Any]:
+    """Return the verdict with what it leads to, and the latency bounds that the stages to come are held to."""
+    return {**verdict.to_dict(), "action": _action(canary, verdict, age_s), "bounds_ms": bounds_ms}
 
 
 def _action(canary: Canary, verdict: Verdict, age_s: float) -> str | None:
