@@ -9,13 +9,13 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from tests.unit import toys
 
 from example_models import digits, digits_data, training
 from model_release import parity
 from model_release.export import export_onnx
 from model_release.intake import load_model
 from model_release.spec import find_spec
+from tests.unit import toys
 
 SPEC = find_spec(Path(__file__).parents[2] / "include/model_configs", "digits_classifier")
 DATE = "2026-01-05"

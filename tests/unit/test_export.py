@@ -11,12 +11,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from tests.unit import toys
 
 from model_release import export
 from model_release.errors import ExportFailed
 from model_release.export import export_onnx
 from model_release.spec import ModelSpec
+from tests.unit import toys
 
 SHA256 = "ab" * 32
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import save_file
-from tests.unit import toys
 
 from model_release.errors import CheckpointMissing, CheckpointUnreadable, FactoryFailed, TensorsDoNotMatch
 from model_release.intake import load_model
+from tests.unit import toys
 
 STATE = toys.linear().state_dict()
 

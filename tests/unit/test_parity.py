@@ -13,7 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from onnx import numpy_helper
-from tests.unit import toys
 
 from model_release import parity
 from model_release.errors import BatchDependent, ModelRefusesInputs, OnnxUnusable, ParityFailed, SamplesUnusable
@@ -21,6 +20,7 @@ from model_release.export import export_onnx
 from model_release.parity import samples as sets
 from model_release.parity.compare import compare
 from model_release.spec import ModelSpec, Parity
+from tests.unit import toys
 
 
 def exported(spec: ModelSpec, module: torch.nn.Module, folder: Path) -> Path:

@@ -32,6 +32,8 @@ class Candidate:
         onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
+        # Threads that spin while they wait cost seconds on a machine that others use too.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = onnxruntime.InferenceSession(str(path), options, providers=list(PROVIDERS))
         except Exception as error:
