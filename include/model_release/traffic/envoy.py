@@ -138,7 +138,10 @@ def _port(environment: Environment) -> int:
 
 def _shown(table: Json | None, model: str) -> Route | None:
     """Return a model's route in the table that an Envoy shows."""
-    return records(table).get(model) if table is not None else None
+    try:
+        return records(table).get(model) if table is not None else None
+    except (LookupError, ValueError, TypeError):
+        return None
 
 
 def _words(route: Route | None) -> str:

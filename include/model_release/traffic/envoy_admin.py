@@ -65,8 +65,16 @@ class EnvoyAdmin:
 
     def _dump(self, query: str) -> list[dict[str, Any]]:
         """Return entries of the config dump."""
-        entries: list[dict[str, Any]] = json.loads(self._get(f"/config_dump?{query}")).get("configs", [])
+        entries: list[dict[str, Any]] = self._get_json(f"/config_dump?{query}").get("configs", [])
         return entries
+
+    def _get_json(self, path: str) -> dict[str, Any]:
+        body = self._get(path)
+        try:
+            content: dict[str, Any] = json.loads(body)
+        except ValueError:
+            raise RouterUnavailable(self.address, f"it is no Envoy's admin: it said {body[:80]!r} to {path}") from None
+        return content
 
     def route_table(self) -> dict[str, Any] | None:
         """Return the route table that Envoy serves by; None before it has one."""
@@ -78,7 +86,7 @@ class EnvoyAdmin:
         """Return how Envoy took `cds` or `rds`."""
         prefix = {"cds": "cluster_manager.cds", "rds": f"http.{TABLE}.rds.{TABLE}"}[file]
         pattern = rf"^{prefix}\.(version_text|update_rejected)$"
-        shown = json.loads(self._get(f"/stats?format=json&type=All&filter={quote(pattern, safe='')}"))["stats"]
+        shown = self._get_json(f"/stats?format=json&type=All&filter={quote(pattern, safe='')}")["stats"]
         values = {entry["name"]: entry["value"] for entry in shown if "value" in entry}
         version, rejected = values.get(f"{prefix}.version_text", ""), values.get(f"{prefix}.update_rejected", 0)
         return Update(str(version), int(rejected))
