@@ -11,6 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from onnx import TensorProto, helper
+
+from model_release.environment import Environment, Replica
+from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable, Superseded
+from model_release.triton import config as configs
+from model_release.triton.compare import differences
+from model_release.triton.fleet import load_everywhere, prove, request_counts, unload_everywhere
+from model_release.triton.replica import ReplicaClient
 from tests.sandbox.triton_parts import (
     MODEL,
     VERSION,
@@ -23,13 +30,6 @@ from tests.sandbox.triton_parts import (
     spec,
     tritons,
 )
-
-from model_release.environment import Environment, Replica
-from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable, Superseded
-from model_release.triton import config as configs
-from model_release.triton.compare import differences
-from model_release.triton.fleet import load_everywhere, prove, request_counts, unload_everywhere
-from model_release.triton.replica import ReplicaClient
 
 __all__ = ["pair", "tritons"]
 TOLERANCE = (1e-5, 1e-5)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,15 +14,14 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from sandbox.home import Home
-from sandbox.settings import HOST, ROOT, Settings, load_settings
-from sandbox.triton import perf_analyzer_command, prepare_backends, replica_command, replica_environment
 
 from model_release.environment import Environment, Fleet, Replica
 from model_release.spec import ModelSpec
 from model_release.triton import config as configs
 from model_release.triton.replica import ReplicaClient
 from sandbox import s3
+from sandbox.settings import HOST, ROOT
+from sandbox.triton import prepare_backends, replica_command, replica_environment
 
 VENV = ROOT / ".venv-triton"
 MODEL = "line"
@@ -200,63 +197,22 @@ def free_ports(first: int) -> Iterator[int]:
                 yield port
 
 
-def own_s3(stack: ExitStack, folder: Path, ports: Iterator[int]) -> tuple[Settings, Home]:
-    """Start a SeaweedFS of the tests' own."""
-    settings = load_settings({})
-    moved = {name: next(ports) if name.startswith("s3") else port for name, port in settings.ports.model_dump().items()}
-    settings = Settings.model_validate({**settings.model_dump(), "ports": moved})
-    home = Home(folder)
-    home.create()
-    s3.write_identities(home)
-    weed = ROOT / ".venv" / "bin" / "weed"
-    with (folder / "s3.log").open("wb") as out:
-        process = subprocess.Popen(
-            s3.s3_command(weed, home, settings), env={**os.environ, **s3.s3_environment()}, stdout=out, stderr=out
-        )
-    stack.callback(process.wait, 15)
-    stack.callback(process.terminate)
-    await_true(lambda: s3.is_ready(settings, home), 30, process=process)
-    s3.lay_out(settings, home)
-    return settings, home
-
-
 @pytest.fixture(scope="session")
-def tritons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
-    """Start what is needed and end it after the last test."""
+def tritons(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
+    """Start Tritons on the S3 of the running sandbox, and end them after the last test."""
     folder = tmp_path_factory.mktemp("tritons")
-    ports = free_ports(FIRST_PORT)
-    with ExitStack() as stack:
-        settings, home = own_s3(stack, folder, ports)
-        keys = s3.pipeline_keys(home)
-        pair = {fleet: {"replicas": [_nowhere(fleet)]} for fleet in ("blue", "green", "bench")}
-        environment = Environment.model_validate(
-            {
-                "s3": {"endpoint_url": s3.endpoint(settings), "bucket": s3.MODELS},
-                "pairs": {"default": pair},
-                "router": {"directory": str(folder), "admin": [f"{HOST}:1"], "http": f"{HOST}:1"},
-                "perf_analyzer": {"command": perf_analyzer_command(VENV, folder)},
-                "call_timeout_s": 5,
-                "load_timeout_s": 20,
-            }
-        )
-        started = Tritons(
-            s3.client(settings, keys),
-            s3.endpoint(settings),
-            s3.triton_keys(home),
-            s3.MODELS,
-            folder,
-            ports,
-            environment,
-        )
-        stack.callback(started.stop)
+    settings, home = sandbox.settings, sandbox.home
+    environment = sandbox.environment.model_copy(update={"call_timeout_s": 5.0, "load_timeout_s": 20.0})
+    client = s3.client(settings, s3.pipeline_keys(home))
+    keys, ports = s3.triton_keys(home), free_ports(FIRST_PORT)
+    started = Tritons(client, s3.endpoint(settings), keys, s3.MODELS, folder, ports, environment)
+    try:
         yield started
+    finally:
+        started.stop()
 
 
 @pytest.fixture(scope="session")
 def pair(tritons: Tritons) -> tuple[Server, Server]:
     """Two replicas, each on a prefix of its own, so that they can be given different things."""
     return tritons.start("fleet-0"), tritons.start("fleet-1")
-
-
-def _nowhere(name: str) -> dict[str, str]:
-    return {"name": name, "http": f"{HOST}:1", "grpc": f"{HOST}:1", "metrics": f"{HOST}:1"}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import csv
 import json
+import logging
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,12 +24,15 @@ from model_release.errors import BenchmarkFailed
 from model_release.triton.fleet import INPUT
 from model_release.triton.replica import Arrays, key_header
 
+log = logging.getLogger(__name__)
 #: A level is this many windows, reported as one: perf_analyzer always takes three before it calls a level stable.
 WINDOWS = 3
 #: What a process takes beside its windows.
 START_S = 0.3
 _LEAST_WINDOW_MS = 200
 _GRACE_S = 30
+_EMPTY_WINDOW = "use a larger time window"
+_LONGER = 4
 #: With a thread a request the client itself becomes the bottleneck.
 _MOST_SYNCHRONOUS = 64
 _US_PER_MS = 1000.0
@@ -66,25 +70,34 @@ def run(
     """
     Load the replica for `seconds` with `concurrency` requests at a time, each of one sample.
 
+    When a window went by without an answer it is tried once more with longer ones, as perf_analyzer advises.
     Raises BenchmarkFailed when perf_analyzer does not run, fails, or leaves no row.
     """
+    where = f"at concurrency {concurrency} on {replica.name}"
     report = inputs.with_name(f"report-{concurrency}.csv")
+    done = _execute(_command(model, replica, environment, inputs, report, concurrency, seconds), model, report, seconds)
+    if done.returncode != 0 and _EMPTY_WINDOW in done.stdout + done.stderr:
+        seconds *= _LONGER
+        log.warning("a window of perf_analyzer stayed empty %s: trying %.1f s", where, seconds)
+        command = _command(model, replica, environment, inputs, report, concurrency, seconds)
+        done = _execute(command, model, report, seconds)
+    if done.returncode != 0:
+        raise BenchmarkFailed(model, f"perf_analyzer exited {done.returncode} {where}: {_last_words(done)}")
+    return _read(model, report, where, concurrency)
+
+
+def _execute(command: list[str], model: str, report: Path, seconds: float) -> subprocess.CompletedProcess[str]:
     report.unlink(missing_ok=True)
-    command = _command(model, replica, environment, inputs, report, concurrency, seconds)
     timeout_s = seconds + _GRACE_S
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=timeout_s, cwd=inputs.parent, check=False
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, cwd=report.parent, check=False
         )
     except OSError as error:
         why = f"{command[0]} does not start: {error}; perf_analyzer.command of the environment names it"
         raise BenchmarkFailed(model, why) from None
     except subprocess.TimeoutExpired:
         raise BenchmarkFailed(model, f"perf_analyzer did not end within {timeout_s:.0f} s") from None
-    where = f"at concurrency {concurrency} on {replica.name}"
-    if done.returncode != 0:
-        raise BenchmarkFailed(model, f"perf_analyzer exited {done.returncode} {where}: {_last_words(done)}")
-    return _read(model, report, where, concurrency)
 
 
 def _command(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from model_release.spec import ModelSpec
 from model_release.triton.config import Tuning
 
-#: Below this a measurement says nothing: perf_analyzer's own start is part of it.
-LEAST_RUN_S = 1.5
+#: Below this a measurement says nothing: its windows would be shorter than one pause of a busy machine.
+LEAST_RUN_S = 2.1
 #: A run that is longer is better spent on another repeat, whose spread shows the noise.
 REPEAT_S = 3.0
 MOST_REPEATS = 3

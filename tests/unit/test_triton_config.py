@@ -1,0 +1,188 @@
+"""config.pbtxt: what the spec becomes, what names it, and what counts as another config."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tritonclient.grpc.model_config_pb2 import ModelConfig
+
+from model_release.errors import BadModelConfig
+from model_release.spec import ModelSpec
+from model_release.triton import config as configs
+from model_release.triton.compare import differences
+from model_release.triton.config import Tuning
+
+GOLDEN = Path(__file__).parent / "golden" / "config.pbtxt"
+VERSION = 20260101000000
+
+
+def spec(**changes: Any) -> ModelSpec:
+    values: dict[str, Any] = {
+        "name": "everything",
+        "source": {"checkpoint": "s3://training/x.safetensors", "factory": "example:build"},
+        "inputs": [
+            {"name": "ids", "dtype": "int64", "shape": ["seq"], "range": [0, 9]},
+            {"name": "image", "dtype": "float16", "shape": [1, 8, 8]},
+            {"name": "flag", "dtype": "bool", "shape": []},
+        ],
+        "outputs": [
+            {"name": "logits", "dtype": "float32", "shape": ["seq", 10]},
+            {"name": "score", "dtype": "float32", "shape": []},
+        ],
+        "dynamic_axes": {"seq": {"min": 2, "max": 16}},
+        "parity": {"batch_sizes": [1]},
+        "serving": {
+            "max_batch_size": 8,
+            "instance_group": {"kind": "gpu", "count": 2},
+            "dynamic_batching": {"max_queue_delay_microseconds": 500, "preferred_batch_size": [8, 4]},
+            "queue": {"max_size": 7, "timeout_ms": 250},
+            "parameters": {"intra_op_thread_count": "2"},
+        },
+    }
+    return ModelSpec.model_validate({**values, **changes})
+
+
+def serving(**changes: Any) -> ModelSpec:
+    return spec(serving={**spec().serving.model_dump(), **changes})
+
+
+def test_the_config_is_the_golden_one() -> None:
+    assert configs.render(configs.build_config(spec(), VERSION), epoch=7) == GOLDEN.read_text()
+
+
+def test_a_config_survives_its_text() -> None:
+    config = configs.build_config(spec(), VERSION)
+
+    assert configs.parse(configs.render(config, epoch=3)) == config
+
+
+def test_the_digest_is_of_the_config_and_not_of_the_epoch_or_itself() -> None:
+    config = configs.build_config(spec(), VERSION)
+    digest = config.parameters["release_digest"].string_value
+
+    assert digest == configs.release_digest(config)
+    assert configs.release_digest(configs.parse(configs.render(config, epoch=9))) == digest
+    config.parameters["release_digest"].string_value = "other"
+    assert configs.release_digest(config) == digest
+
+
+def test_each_change_has_a_digest_of_its_own() -> None:
+    changed = [
+        configs.build_config(spec(), VERSION),
+        configs.build_config(spec(), VERSION + 1),
+        configs.build_config(spec(), VERSION, Tuning(501, (4, 8), 2)),
+        configs.build_config(spec(), VERSION, Tuning(500, (8,), 2)),
+        configs.build_config(spec(), VERSION, Tuning(500, (4, 8), 1)),
+        configs.build_config(serving(parameters={"intra_op_thread_count": "3"}), VERSION),
+        configs.build_config(serving(warmup=False), VERSION),
+    ]
+
+    assert len({configs.release_digest(config) for config in changed}) == len(changed)
+
+
+def test_the_order_of_parameters_does_not_change_the_digest() -> None:
+    one = configs.build_config(serving(parameters={"a": "1", "b": "2"}), VERSION)
+    other = configs.build_config(serving(parameters={"b": "2", "a": "1"}), VERSION)
+
+    assert configs.release_digest(one) == configs.release_digest(other)
+
+
+def test_a_disabled_config_names_no_version_and_leaves_the_other_as_it_was() -> None:
+    config = configs.build_config(spec(), VERSION)
+    off = configs.parse(configs.render(configs.disabled(config), epoch=1))
+
+    assert off.version_policy.WhichOneof("policy_choice") == "specific"
+    assert list(off.version_policy.specific.versions) == []
+    assert list(config.version_policy.specific.versions) == [VERSION]
+
+
+@pytest.mark.parametrize(("kind", "rendered"), [("cpu", "KIND_CPU"), ("gpu", "KIND_GPU"), ("auto", "KIND_AUTO")])
+def test_the_instance_kind_is_tritons(kind: str, rendered: str) -> None:
+    config = configs.build_config(serving(instance_group={"kind": kind}), VERSION)
+
+    enum = ModelConfig.DESCRIPTOR.fields_by_name["instance_group"].message_type.fields_by_name["kind"].enum_type
+    assert enum.values_by_number[config.instance_group[0].kind].name == rendered
+
+
+def test_one_warm_up_is_enough_where_the_largest_batch_is_one() -> None:
+    config = configs.build_config(spec(serving={"max_batch_size": 1}), VERSION)
+
+    assert [entry.batch_size for entry in config.model_warmup] == [1]
+
+
+@pytest.mark.parametrize(
+    ("tuning", "words"),
+    [
+        (Tuning(0, (9,)), r"preferred_batch_size \[9\] must be within 1 and 8"),
+        (Tuning(0, (), 0), "instance_count must be at least 1, got 0"),
+        (Tuning(-1), "must not be negative, got -1"),
+    ],
+)
+def test_what_triton_would_refuse_is_refused_here(tuning: Tuning, words: str) -> None:
+    with pytest.raises(BadModelConfig, match=words):
+        configs.build_config(spec(), VERSION, tuning)
+
+
+def test_the_digests_parameter_is_the_pipelines() -> None:
+    with pytest.raises(BadModelConfig, match="'release_digest' is written by the pipeline"):
+        configs.build_config(serving(parameters={"release_digest": "mine"}), VERSION)
+
+
+def test_text_that_is_no_config_is_refused_with_its_place() -> None:
+    with pytest.raises(BadModelConfig, match=r"config\.pbtxt is not valid: 2:1 .*unheard_of"):
+        configs.parse("name: 'x'\nunheard_of: 3")
+
+
+def test_a_tuning_survives_json() -> None:
+    tuning = Tuning(500, (4, 8), 2)
+
+    assert Tuning.from_dict(tuning.to_dict()) == tuning
+    assert Tuning.from_spec(spec()) == Tuning(500, (8, 4), 2)
+
+
+def served_as(change: Any) -> list[str]:
+    asked = configs.build_config(spec(), VERSION)
+    served = configs.parse(configs.render(asked, epoch=1))
+    change(served)
+    return differences(asked, served)
+
+
+def test_what_triton_fills_in_is_no_difference() -> None:
+    def filled(served: ModelConfig) -> None:
+        served.platform = "onnxruntime_onnx"
+        served.default_model_filename = "model.onnx"
+        served.runtime = "model.py"
+        served.instance_group[0].name = "everything_0"
+        served.instance_group[0].gpus.append(0)
+        served.optimization.input_pinned_memory.enable = True
+
+    assert served_as(filled) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "difference"),
+    [
+        (lambda c: setattr(c, "max_batch_size", 4), "max_batch_size is 4, asked 8"),
+        (
+            lambda c: setattr(c.dynamic_batching, "preserve_ordering", True),
+            "batching.preserve_ordering is True",
+        ),
+        (lambda c: c.input[1].dims.append(3), "input[1].dims has 4 entries, asked 3"),
+        (lambda c: c.input[2].ClearField("reshape") or c.output.pop(), "output has 1 entries, asked 2"),
+        (lambda c: c.version_policy.all.SetInParent(), "version_policy.specific.versions has 0 entries, asked 1"),
+        (lambda c: c.parameters.pop("release_digest"), "parameters['release_digest'] is missing"),
+        (lambda c: setattr(c.model_warmup[1].inputs["ids"], "zero_data", True), "input_data_file is '', asked 'ids'"),
+    ],
+)
+def test_what_was_set_has_to_come_back(change: Any, difference: str) -> None:
+    assert any(difference in found for found in served_as(change))
+
+
+def test_a_delay_of_zero_was_meant() -> None:
+    asked = configs.build_config(spec(), VERSION, Tuning(0))
+    served = configs.build_config(spec(), VERSION, Tuning(5))
+    served.parameters["release_digest"].CopyFrom(asked.parameters["release_digest"])
+
+    assert "dynamic_batching.max_queue_delay_microseconds is 5, asked 0" in differences(asked, served)
