@@ -12,7 +12,7 @@ import pytest
 from model_release.benchmark import perf_analyzer
 from model_release.environment import Environment
 from model_release.errors import BenchmarkFailed
-from tests.unit.toys import ENVIRONMENT
+from tests.unit.served_toys import ENVIRONMENT
 
 HEADER = (
     "Concurrency,Inferences/Second,Client Send,Network+Server Send/Recv,Server Queue,Server Compute Input,"

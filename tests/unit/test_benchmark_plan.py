@@ -8,7 +8,7 @@ import pytest
 
 from model_release.benchmark.plan import LEAST_RUN_S, Runs, candidates, next_runs
 from model_release.triton.config import Tuning
-from tests.unit.toys import spec
+from tests.unit.served_toys import spec
 
 
 def searching(own_delay: int = 2000, **search: Any) -> Any:

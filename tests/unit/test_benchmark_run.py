@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from model_release.benchmark.perf_analyzer import Measured
 from model_release.errors import LoadFailed
 from model_release.triton.config import Tuning
 from model_release.triton.replica import VersionStatistics
-from tests.unit.toys import ENVIRONMENT, spec
+from tests.unit.served_toys import ENVIRONMENT, spec
 
 RECORDED = {"input__x": np.zeros((2, 3), np.float32)}
 REPLICA = ENVIRONMENT.pair("default").bench.replicas[0]
@@ -64,7 +65,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
 
     monkeypatch.setattr(benchmark, "ReplicaClient", Client)
     monkeypatch.setattr(benchmark.perf_analyzer, "run", played.run)
-    monkeypatch.setattr(benchmark.time, "monotonic", lambda: played.now_s)
+    monkeypatch.setattr(benchmark, "time", SimpleNamespace(monotonic=lambda: played.now_s))
     return played
 
 
