@@ -35,6 +35,8 @@ from sandbox.traffic_report import Record, Recorder
 MAX_SAMPLES = 512
 MAX_IN_FLIGHT = 1000
 _DATA_POLL_S = 1.0
+_REPEAT_S = 60.0
+_MAX_PROBLEMS = 1000
 _UNRELEASED = "no released version"
 _GRPC_OPTIONS = [
     ("grpc.initial_reconnect_backoff_ms", 100),
@@ -187,7 +189,7 @@ class Replay:
         self._interval_s = 1 / rate_per_s
         self._recorder = recorder
         self._in_flight: set[asyncio.Task[None]] = set()
-        self._last_problem = ""
+        self._logged_at: dict[str, float] = {}
         self._was_answered = False
 
     async def run(self, samples: list[Sample], until: float) -> None:
@@ -224,9 +226,15 @@ class Replay:
         right = None if answer.prediction is None or sample.label is None else answer.prediction == sample.label
         latency_ms = (time.monotonic() - began) * 1000
         self._recorder.write(Record(sent, client.protocol, answer.arm, answer.version, outcome, latency_ms, right))
-        if answer.problem != self._last_problem:
-            self._last_problem = answer.problem
-            _LOG.info("%s by %s: %s", outcome, client.protocol, answer.problem or "answered again")
+        if answer.problem:
+            self._log(f"{outcome} by {client.protocol} {answer.arm}: {answer.problem}")
+
+    def _log(self, problem: str) -> None:
+        """Write down a problem once in a while: at hundreds a second the log would hold nothing else."""
+        now = time.monotonic()
+        if now - self._logged_at.get(problem, -_REPEAT_S) >= _REPEAT_S and len(self._logged_at) < _MAX_PROBLEMS:
+            self._logged_at[problem] = now
+            _LOG.info("%s", problem)
 
 
 async def _await_samples(settings: Settings, home: Home, model: str, until: float) -> list[Sample]:

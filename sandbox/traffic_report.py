@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -14,6 +15,9 @@ from typing import IO
 MAX_FILE_BYTES = 32 * 2**20
 """Beyond this the file becomes `<name>.1` and a new one begins: an hour or more lies in the two of them."""
 _FLUSH_S = 0.5
+_BLOCK_BYTES = 64 * 2**10
+#: Records are written as the responses come, so one may stand this much later than its `t` says.
+_LONGEST_WAIT_S = 120
 
 
 @dataclass(frozen=True)
@@ -82,17 +86,39 @@ def read_records(path: Path, since: float = 0, until: float = math.inf) -> Itera
     """Yield the records asked for in [since, until), of both files, as they were written."""
     for part in (older(path), path):
         try:
-            file = part.open(encoding="ascii", errors="replace")
+            file = part.open("rb")
         except FileNotFoundError:
             continue
         with file:
+            _seek(file, since - _LONGEST_WAIT_S)
             for line in file:
-                try:
-                    record = Record.parse(line)
-                except ValueError:
-                    continue  # cut off by a kill, or being written
-                if since <= record.t < until:
+                record = _parsed(line)
+                if record and since <= record.t < until:
                     yield record
+
+
+def _parsed(line: bytes) -> Record | None:
+    try:
+        return Record.parse(line.decode("ascii"))
+    except ValueError:
+        return None  # cut off by a kill, or being written
+
+
+def _seek(file: IO[bytes], t: float) -> None:
+    """Go to a line before the first record of that moment, by halving: the file may hold hours."""
+    low, high = 0, file.seek(0, os.SEEK_END)
+    while high - low > _BLOCK_BYTES:
+        middle = (low + high) // 2
+        file.seek(middle)
+        file.readline()
+        record = _parsed(file.readline())
+        if record is None or record.t >= t:
+            high = middle
+        else:
+            low = middle
+    file.seek(low)
+    if low:
+        file.readline()
 
 
 @dataclass(frozen=True)
