@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model_release.errors import LookUnusable
@@ -76,6 +76,7 @@ counts = st.lists(st.integers(0, 50), min_size=3, max_size=3).map(sorted)
 arms = counts.map(lambda n: Arm(n[2], n[0], {"2": n[0], "5.5": n[1], "+Inf": n[2]}))
 
 
+@settings(max_examples=40, deadline=None)
 @given(st.builds(Look, st.floats(0, 1e6), st.integers(1, 100), arms, arms, st.text(max_size=5)))
 def test_a_look_survives_its_json_line(look: Look) -> None:
     assert Look.from_dict(json.loads(json.dumps(look.to_dict()))) == look
