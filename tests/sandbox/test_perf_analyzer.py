@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from model_release.benchmark import measure, perf_analyzer, run_benchmark
+from model_release.benchmark import measure, perf_analyzer, run_benchmark, slowdown
 from model_release.environment import Environment, PerfAnalyzer
 from model_release.errors import BenchmarkFailed, ObjectiveNotMet
 from model_release.triton import config as configs
@@ -92,7 +92,7 @@ def test_the_search_applies_each_candidate_and_chooses_one_within_its_budget(tri
     assert time.monotonic() - began < 1.5 * searched.benchmark.budget_s
     assert json.loads(json.dumps(result.to_dict()))["chosen"] == result.chosen.to_dict()
     same = [row for row in result.rows if row["tuning"] == result.chosen.to_dict()]
-    assert result.compare_with(same) == 1
+    assert slowdown(result.rows_of_chosen(), same) == 1
 
 
 def test_an_objective_that_no_candidate_meets_is_shown_with_what_was_measured(tritons: Tritons, served: Server) -> None:

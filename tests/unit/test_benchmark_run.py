@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from model_release.benchmark import run as benchmark
+from model_release.benchmark import slowdown
 from model_release.benchmark.perf_analyzer import Measured
 from model_release.errors import LoadFailed
 from model_release.triton.config import Tuning
@@ -139,5 +140,5 @@ def test_stable_is_compared_with_the_chosen_config_alone(bench: Bench) -> None:
     result = run(bench, budget_s=40)
     stable = [{"concurrency": c, "throughput_per_s": 300.0} for c in (1, 8)]
 
-    assert result.compare_with(stable) == 1.5
-    assert result.compare_with([]) is None
+    assert slowdown(result.rows_of_chosen(), stable) == 1.5
+    assert slowdown(result.rows_of_chosen(), []) is None

@@ -64,14 +64,10 @@ class BenchmarkResult:
             "seconds": round(self.seconds, 1),
         }
 
-    def compare_with(self, stable_rows: Sequence[Row]) -> float | None:
-        """
-        Return how many times fewer requests a second the chosen config serves than stable's rows show.
-
-        It is the median over the concurrencies that both were measured at; None when there is none.
-        """
+    def rows_of_chosen(self) -> list[Row]:
+        """Return the rows of the chosen tuning, one a concurrency."""
         chosen = self.chosen.to_dict()
-        return choose.slowdown([row for row in self.rows if row["tuning"] == chosen], stable_rows)
+        return [row for row in self.rows if row["tuning"] == chosen]
 
 
 def run_benchmark(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,9 @@ from model_release.environment import Environment, load_environment
 from model_release.errors import ReleaseError
 from model_release.spec import ModelSpec, find_spec
 
-_people = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
 #: A pipe has no width; a table is not cut for it.
-_WIDE = 200
+_people = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
+_errors = Console(stderr=True, highlight=False)
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Output:
             table.add_column(column)
         for row in rows:
             table.add_row(*(escape(str("" if cell is None else cell)) for cell in row))
-        _people.print(table, width=None if _people.is_terminal else _WIDE)
+        _people.print(table)
 
 
 def error_line(error: ReleaseError, as_json: bool) -> None:

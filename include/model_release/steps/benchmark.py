@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from model_release.benchmark import BenchmarkResult, measure, run_benchmark
+from model_release.benchmark import BenchmarkResult, Row, measure, run_benchmark, slowdown
 from model_release.environment import Environment
 from model_release.errors import AccuracyTooLow, ObjectiveNotMet
 from model_release.identity import Release
@@ -25,8 +25,9 @@ from model_release.triton.replica import ReplicaClient
 BENCH = "bench"
 REPORT = "benchmark.json"
 _ACCURACY_BATCH = 32
-#: Share of the budget that measuring stable's version beside the candidate may take.
-_STABLE_SHARE = 0.15
+#: The rounds in which a slowdown has to show, and the share of the budget that measuring one version in one may take.
+_ROUNDS = 3
+_ROUND_SHARE = 0.15
 
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             put_on(step, BENCH, base, sealed_config(step, release.version))
             candidate_accuracy = _accuracy(step)
             result = _sweep(step, base)
-            _compare_with_stable(step, result, candidate_accuracy)
+            _compare_with_stable(step, base, result, candidate_accuracy)
         summary = {"benchmark": result.summary(), "accuracy": candidate_accuracy}
         _seal(step, base, result, summary)
         step.event("benchmarked", **summary)
@@ -87,28 +88,49 @@ def _accuracy(step: Step) -> float | None:
     return right / len(labels)
 
 
-def _compare_with_stable(step: Step, result: BenchmarkResult, candidate_accuracy: float | None) -> None:
-    """Put stable's version on bench and hold the candidate's accuracy and latency against it."""
-    release, spec = step.release, step.spec
-    stable = step.claim.check().stable
+def _compare_with_stable(step: Step, base: Manifest, result: BenchmarkResult, accuracy: float | None) -> None:
+    """
+    Hold the candidate's accuracy and throughput against stable's version, on the same bench.
+
+    Machines are noisy: a slowdown stops the release only if it shows in every one of some rounds, candidate and stable
+    by turns.
+    """
+    spec, stable = step.spec, step.claim.check().stable
     least = spec.accuracy.minimum if spec.accuracy else 0.0
-    if stable is not None:
-        base = step.archive.require(stable.version)
-        put_on(step, BENCH, base, sealed_config(step, stable.version))
-        if spec.accuracy is not None:
+    ratios: list[float] = []
+    while stable is not None and len(ratios) < _ROUNDS:
+        own = result.rows_of_chosen() if not ratios else _measured(step, base, result.chosen)
+        stable_base = step.archive.require(stable.version)
+        put_on(step, BENCH, stable_base, sealed_config(step, stable.version))
+        if spec.accuracy is not None and not ratios:
             least = max(least, (_accuracy(step) or 0.0) - spec.accuracy.margin)
-        replica, recorded = step.pair.bench.replicas[0], recorded_samples(step, base)
-        seconds = spec.benchmark.budget_s * _STABLE_SHARE / len(spec.benchmark.concurrency)
-        rows = measure(spec, replica, step.environment, recorded, spec.benchmark.concurrency, seconds)
-        slowdown = result.compare_with(rows)
-        if slowdown is not None and slowdown > spec.benchmark.max_slowdown:
-            raise ObjectiveNotMet(
-                release.model,
-                f"it serves {slowdown:.2f} times fewer requests a second than stable's version {stable.version} "
-                f"on the same bench, allowed {spec.benchmark.max_slowdown:.2f}",
-            )
-    if candidate_accuracy is not None and candidate_accuracy < least:
-        raise AccuracyTooLow(release.model, release.version, candidate_accuracy, least, BENCH)
+        ratio = slowdown(own, _measure(step, stable_base))
+        if ratio is None or ratio <= spec.benchmark.max_slowdown:
+            break
+        ratios.append(ratio)
+    if len(ratios) == _ROUNDS and stable is not None:
+        shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
+        raise ObjectiveNotMet(
+            spec.name,
+            f"in each of {_ROUNDS} rounds it served fewer requests a second than stable's version {stable.version} on "
+            f"the same bench, by the factors {shown}; allowed is {spec.benchmark.max_slowdown:.2f}",
+        )
+    if accuracy is not None and accuracy < least:
+        raise AccuracyTooLow(spec.name, step.release.version, accuracy, least, BENCH)
+
+
+def _measured(step: Step, base: Manifest, tuning: configs.Tuning) -> list[Row]:
+    """Bring the candidate back onto bench, with the chosen tuning, and measure it."""
+    put_on(step, BENCH, base, configs.build_config(step.spec, base.version, tuning))
+    return _measure(step, base)
+
+
+def _measure(step: Step, base: Manifest) -> list[Row]:
+    """Measure what bench serves now, with samples recorded for it."""
+    asked = step.spec.benchmark
+    seconds = asked.budget_s * _ROUND_SHARE / len(asked.concurrency)
+    replica, recorded = step.pair.bench.replicas[0], recorded_samples(step, base)
+    return measure(step.spec, replica, step.environment, recorded, asked.concurrency, seconds)
 
 
 def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str, Any]) -> None:

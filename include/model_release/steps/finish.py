@@ -26,7 +26,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             if running.outcome == "promoted":
                 differences = _differences(step)
             else:
-                differences = [*([running.failure] if running.failure else []), _where_it_stopped(step)]
+                differences = [*([running.failure.rstrip(".")] if running.failure else []), _where_it_stopped(step)]
             if differences:
                 raise NotAsAsked(release.model, differences)
         except ReleaseError as error:
