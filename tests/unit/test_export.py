@@ -18,12 +18,10 @@ from model_release.export import export_onnx
 from model_release.spec import ModelSpec
 from tests.unit import toys
 
-SHA256 = "ab" * 32
-
 
 def exported(spec: ModelSpec, module: torch.nn.Module, folder: Path) -> Path:
     path = folder / "model.onnx"
-    export_onnx(spec, module, path, version=20260102030000, source_sha256=SHA256)
+    export_onnx(spec, module, path, version=toys.VERSION, source_sha256=toys.SHA256)
     return path
 
 
@@ -35,12 +33,16 @@ def shapes(values: Any) -> dict[str, list[int | str]]:
 
 @pytest.fixture(scope="module")
 def linear_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(toys.spec(), toys.linear(), tmp_path_factory.mktemp("linear"))
+    path = tmp_path_factory.mktemp("linear") / "model.onnx"
+    path.write_bytes(toys.exported("linear"))
+    return path
 
 
 @pytest.fixture(scope="module")
 def tokens_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return exported(toys.tokens_spec(), toys.Tokens(), tmp_path_factory.mktemp("tokens"))
+    path = tmp_path_factory.mktemp("tokens") / "model.onnx"
+    path.write_bytes(toys.exported("tokens"))
+    return path
 
 
 def test_names_and_a_dynamic_batch_come_from_the_spec(linear_path: Path) -> None:
@@ -54,7 +56,7 @@ def test_the_file_names_model_version_and_source(linear_path: Path) -> None:
     model = onnx.load(str(linear_path))
     facts = {entry.key: entry.value for entry in model.metadata_props}
     assert model.producer_name == "model-release"
-    assert (facts["model"], facts["version"], facts["source_sha256"]) == ("toy", "20260102030000", SHA256)
+    assert (facts["model"], facts["version"], facts["source_sha256"]) == ("toy", str(toys.VERSION), toys.SHA256)
     assert facts["torch"] == torch.__version__
 
 

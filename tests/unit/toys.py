@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from model_release.environment import Environment
+from model_release.export import export_onnx
 from model_release.spec import ModelSpec
 
+# One thread: others of the same machine may be busy, and waiting threads of torch spin.
+torch.set_num_threads(1)
+
+VERSION = 20260102030000
+SHA256 = "ab" * 32
 REPLICA = {"name": "r", "http": "127.0.0.1:1", "grpc": "127.0.0.1:2", "metrics": "127.0.0.1:3"}
 ENVIRONMENT = Environment.model_validate(
     {
@@ -122,3 +130,13 @@ class Mean(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.mean(0)[:2]
+
+
+@cache
+def exported(which: str) -> bytes:
+    """Return the ONNX file of `linear` or `tokens`, exported once for all tests: an export takes a second."""
+    made, module = {"linear": (spec(), linear()), "tokens": (tokens_spec(), Tokens())}[which]
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(made, module, path, version=VERSION, source_sha256=SHA256)
+        return path.read_bytes()
