@@ -434,8 +434,8 @@ class RouteUnreadable(Failed):
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(
-            f"the router's file {path} cannot be read: {why}. It was left as it is, and the router goes on with what it "
-            "read last. Put the file right, or move all files of its folder away and set each model's route again."
+            f"the router's file {path} cannot be read: {why}. It was left as it is, and the router goes on with what "
+            "it read last. Put the file right, or move all files of its folder away and set each model's route again."
         )
 
 
