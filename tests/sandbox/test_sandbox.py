@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import io
 import json
 import os
 import signal
@@ -28,6 +30,8 @@ from model_release.traffic import connect
 from model_release.traffic.router import Route
 from sandbox import processes
 from sandbox.settings import HOST
+from sandbox.traffic import replay
+from sandbox.traffic_report import Record, read_records
 from tests.sandbox.conftest import WITHOUT, Sandbox
 
 MODEL = "doubler"
@@ -286,3 +290,33 @@ def is_zombie(pid: int) -> bool:
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex((HOST, port)) == 0
+
+
+def replayed(sandbox: Sandbox, model: str, run_s: float) -> list[Record]:
+    """What clients of a model see in that time."""
+    images = np.array([[1, 2], [2, 1]], dtype=np.float32)
+    body = io.BytesIO()
+    np.savez(body, x=images, label=np.array([1, 0]))
+    sandbox.s3_client().put_object(Bucket="training", Key=f"{model}/live.npz", Body=body.getvalue())
+    since = time.time()
+    asyncio.run(replay(sandbox.settings, sandbox.home, model, time.monotonic() + run_s))
+    return list(read_records(sandbox.home.traffic / f"{model}.csv", since=since))
+
+
+def test_clients_see_the_arm_and_the_right_answer_by_both_protocols(sandbox: Sandbox, routed: str) -> None:
+    records = replayed(sandbox, MODEL, 2)
+
+    assert {(record.outcome, record.arm, record.version, record.right) for record in records} == {
+        ("ok", "stable", str(VERSION), True)
+    }
+    rate_per_s = sandbox.settings.traffic.rate_per_s
+    assert len(records) > rate_per_s  # in two seconds, one of which a busy machine may lose
+    http_share = sum(record.protocol == "http" for record in records) / len(records)
+    assert http_share == pytest.approx(sandbox.settings.traffic.http_share, abs=0.02)
+
+
+def test_clients_tell_a_model_that_was_never_released_from_an_error(sandbox: Sandbox) -> None:
+    records = replayed(sandbox, "never_released", 0.5)
+
+    assert {record.outcome for record in records} == {"unreleased"}
+    assert {record.protocol for record in records} == {"grpc", "http"}
