@@ -106,6 +106,12 @@ def test_the_instance_kind_is_tritons(kind: str, rendered: str) -> None:
     assert enum.values_by_number[config.instance_group[0].kind].name == rendered
 
 
+def test_without_queue_limits_there_is_no_queue_policy() -> None:
+    unlimited = spec().model_copy(update={"serving": spec().serving.model_copy(update={"queue": None})})
+
+    assert not configs.build_config(unlimited, VERSION).dynamic_batching.HasField("default_queue_policy")
+
+
 def test_one_warm_up_is_enough_where_the_largest_batch_is_one() -> None:
     config = configs.build_config(spec(serving={"max_batch_size": 1}), VERSION)
 

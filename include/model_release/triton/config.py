@@ -88,10 +88,11 @@ def build_config(spec: ModelSpec, version: int, tuning: Tuning | None = None) ->
     batching.SetInParent()
     batching.max_queue_delay_microseconds = tuning.max_queue_delay_microseconds
     batching.preferred_batch_size.extend(sorted(tuning.preferred_batch_size))
-    limits = batching.default_queue_policy
-    limits.timeout_action = pb.ModelQueuePolicy.REJECT
-    limits.default_timeout_microseconds = serving.queue.timeout_ms * _MICROSECONDS
-    limits.max_queue_size = serving.queue.max_size
+    if serving.queue is not None:
+        limits = batching.default_queue_policy
+        limits.timeout_action = pb.ModelQueuePolicy.REJECT
+        limits.default_timeout_microseconds = serving.queue.timeout_ms * _MICROSECONDS
+        limits.max_queue_size = serving.queue.max_size
     for name, value in serving.parameters.items():
         config.parameters[name].string_value = value
     if serving.warmup:
