@@ -157,7 +157,12 @@ class DynamicBatching(Section):
 
 
 class Queue(Section):
-    """The limits of Triton's queue; past them a request is rejected, not kept for ever."""
+    """
+    The limits of Triton's queue; past them a request is rejected, not kept for ever.
+
+    Not set by default: with limits, Triton 2.51 at times leaves a request waiting for 500 ms
+    (triton-inference-server/server#8870). Set them on a release that has the fix, and benchmark.
+    """
 
     max_size: Annotated[int, Field(ge=1)] = 512
     timeout_ms: Annotated[int, Field(ge=1)] = 1000
@@ -171,7 +176,7 @@ class Serving(Section):
     max_batch_size: Annotated[int, Field(ge=1)] = 64
     instance_group: InstanceGroup = InstanceGroup()
     dynamic_batching: DynamicBatching = DynamicBatching()
-    queue: Queue = Queue()
+    queue: Queue | None = None
     warmup: bool = True
     parameters: dict[str, str] = {}
 

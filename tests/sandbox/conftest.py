@@ -6,7 +6,8 @@ import os
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from model_release.repository.store import ObjectStore, s3_client
 from sandbox import processes, s3
 from sandbox.home import Home
 from sandbox.settings import ROOT, Settings, load_settings
+from sandbox.supervisor import Supervisor
 from sandbox.up import is_taken
+from tests.sandbox.releasing import Model, quick_spec, remove, train_all
 
 FIRST_BASE, LAST_BASE, BLOCK = 21600, 27600, 400
 WITHOUT = ("--without", "airflow", "--without", "traffic")
@@ -111,3 +114,42 @@ def store(environment: Environment) -> ObjectStore:
 def triton_s3_client(sandbox: Sandbox) -> Any:
     """S3 as Triton sees it."""
     return s3.client(sandbox.settings, s3.triton_keys(sandbox.home))
+
+
+@pytest.fixture(scope="session")
+def trained(sandbox: Sandbox) -> Sandbox:
+    """The sandbox with the example's data and checkpoints on its S3."""
+    train_all(sandbox.environment)
+    return sandbox
+
+
+@pytest.fixture
+def model(trained: Sandbox) -> Iterator[Model]:
+    """A model of the test's own, quick to release; what is left of it on the fleets is removed."""
+    made = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), trained.environment)
+    yield made
+    remove(made)
+
+
+@pytest.fixture
+def dead_s3(environment: Environment) -> Environment:
+    """The environment with an S3 that does not answer."""
+    return environment.model_copy(
+        update={"s3": environment.s3.model_copy(update={"endpoint_url": "http://127.0.0.1:1"})}
+    )
+
+
+@pytest.fixture
+def stopped(sandbox: Sandbox) -> Callable[[str], AbstractContextManager[None]]:
+    """Kill a program of the sandbox, and have it back afterwards."""
+
+    @contextmanager
+    def killed(name: str) -> Iterator[None]:
+        supervisor = Supervisor(sandbox.home)
+        supervisor.stop_programs([name], 20)
+        try:
+            yield
+        finally:
+            sandbox.must("up", *WITHOUT)
+
+    return killed

@@ -31,7 +31,8 @@ WINDOWS = 3
 START_S = 0.3
 _LEAST_WINDOW_MS = 200
 _GRACE_S = 30
-_EMPTY_WINDOW = "use a larger time window"
+#: What it says, by the place where it notices, when a window went by without an answer.
+_EMPTY_WINDOW = ("use a larger time window", "failed to find the requested model version")
 _LONGER = 4
 #: With a thread a request the client itself becomes the bottleneck.
 _MOST_SYNCHRONOUS = 64
@@ -76,7 +77,7 @@ def run(
     where = f"at concurrency {concurrency} on {replica.name}"
     report = inputs.with_name(f"report-{concurrency}.csv")
     done = _execute(_command(model, replica, environment, inputs, report, concurrency, seconds), model, report, seconds)
-    if done.returncode != 0 and _EMPTY_WINDOW in done.stdout + done.stderr:
+    if done.returncode != 0 and any(words in done.stdout + done.stderr for words in _EMPTY_WINDOW):
         seconds *= _LONGER
         log.warning("a window of perf_analyzer stayed empty %s: trying %.1f s", where, seconds)
         command = _command(model, replica, environment, inputs, report, concurrency, seconds)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import ReleaseError, Superseded
+from model_release.errors import ClaimHeld, ReleaseError, Superseded
 from model_release.identity import Kind, Release
 from model_release.spec import ModelSpec
 from model_release.steps import (
@@ -46,7 +46,15 @@ def run(release: Release, environment: Environment, spec: ModelSpec, tell: Tell)
 
     Returns finish's result. Raises what plan raises, else what finish raises: RolledBack, NotAsAsked, Superseded.
     """
-    planned = _told("plan", tell, lambda: plan.run(release, environment, spec))
+    try:
+        planned = _told("plan", tell, lambda: plan.run(release, environment, spec))
+    except (ClaimHeld, Superseded):
+        raise
+    except ReleaseError:
+        # The claim was taken before the refusal; finish gives it back and says no more than plan did.
+        with suppress(ReleaseError):
+            finish.run(release, environment)
+        raise
     reason: str | None = None
     try:
         reason = _to_promotion(release, environment, planned, tell)

@@ -1,0 +1,257 @@
+"""The whole story without Airflow, on real parts: first release, canary, rollback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import yaml
+
+from model_release.environment import Environment
+from model_release.errors import (
+    AlreadyStable,
+    NoAdvanceVerdict,
+    RolledBack,
+    StaleBuild,
+    StoreUnavailable,
+    Superseded,
+    VersionRejected,
+)
+from model_release.identity import Kind, Release
+from model_release.ledger.events import Events
+from model_release.repository.archive import Archive
+from model_release.repository.serving import ServingPrefix
+from model_release.repository.store import ObjectStore
+from model_release.steps import abort, benchmark, deploy, export, plan, promote, publish, roll_back, shift, validate
+from model_release.traffic import connect
+from tests.sandbox.conftest import Sandbox
+from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true
+
+STAGES = ["shift 10", "watch 10", "shift 50", "watch 50", "shift 100", "watch 100"]
+
+
+def deployed(model: Model, release: Release) -> None:
+    """Bring a release up to its canary at weight 0."""
+    plan.run(release, model.environment, model.spec)
+    for step in (export, validate, publish, benchmark, deploy):
+        step.run(release, model.environment)
+
+
+def test_a_second_version_takes_over_in_stages_and_goes_back_without_a_client_error(model: Model) -> None:
+    with Clients(model) as early:
+        await_true(lambda: early.seen, "no request was answered")
+        model.release(model.build(FIRST))
+    assert model.steps() == [
+        "plan", "export", "validate", "publish", "benchmark", "deploy", "shift 100", "watch 100", "promote", "finish",
+    ]  # fmt: skip
+
+    with Clients(model) as clients:
+        model.release(model.build(SECOND))
+        assert [step for step in model.steps() if "shift" in step or "watch" in step] == STAGES
+        state = model.state
+        assert (state.stable and state.stable.version, state.standby and state.standby.version) == (SECOND, FIRST)
+        assert set(clients.by_version()) == {str(FIRST), str(SECOND)}
+
+        model.release(model.restore(FIRST))
+        assert "benchmark" not in model.steps()
+        reused = next(told.result for told in model.told if told.step == "deploy")
+        assert reused is not None
+        assert reused["reused_standby"]
+        await_true(lambda: clients.seen[200, "stable", str(FIRST)] > 20, "the restored version answers")
+    assert clients.failed() == 0, clients.problems[:3]
+
+    state = model.state
+    assert state.stable is not None
+    assert state.stable.version == FIRST
+    assert [entry.version for entry in state.rejected] == [SECOND]
+    assert state.claim is None
+
+
+def test_the_split_that_clients_see_is_the_one_that_was_asked(model: Model) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    second = model.build(SECOND)
+    deployed(model, second)
+    shift.run(second, model.environment, 10)
+    with Clients(model, rate_per_s=400) as clients:
+        await_true(lambda: clients.seen.total() > 1500, "clients ask")
+    seen = clients.by_version()
+    assert clients.failed() == 0, clients.problems[:3]
+    # 10 % of 1,500 has a standard deviation of 0.8 points; four of them are allowed.
+    assert seen[str(SECOND)] / sum(seen.values()) == pytest.approx(0.10, abs=0.031)
+    roll_back.run(second, model.environment, "the test is over")
+
+
+def test_a_candidate_that_fails_on_real_traffic_alone_is_stopped_by_the_canarys_gate(model: Model) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    with Clients(model) as clients:
+        with pytest.raises(RolledBack, match=r"stage \d+ %: errors: \d+ of \d+ canary requests"):
+            model.release(model.build(BROKEN))
+        await_true(lambda: clients.seen[200, "stable", str(FIRST)] > 20, "stable answers")
+        failed = clients.failed()
+        stable_answers = clients.seen[200, "stable", str(FIRST)]
+        await_true(lambda: clients.seen[200, "stable", str(FIRST)] > stable_answers + 100, "stable goes on")
+        assert clients.failed() == failed, "errors go on after the rollback"
+    failing = {version for status, _, version in clients.seen if status != 200}
+    assert failing == {str(BROKEN)}, "only the broken candidate itself answered badly"
+
+    assert {"validate", "publish", "benchmark", "deploy"} <= {told.step for told in model.told if told.error is None}
+    state = model.state
+    assert state.rejection_of(BROKEN) is not None
+    assert state.canary is None
+    store = ObjectStore(model.environment.s3)
+    assert ServingPrefix(store, "default", "green", model.name).config() is None
+    with pytest.raises(VersionRejected, match="Only a restore that says why"):
+        model.release(model.build(BROKEN, "run-again"))
+
+
+def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched(model: Model) -> None:
+    with Clients(model):
+        model.release(model.build(SECOND))
+    route = connect(model.environment).read(model.name)
+
+    with pytest.raises(AlreadyStable):
+        model.release(model.build(SECOND, "run-again"))
+    with pytest.raises(StaleBuild, match=str(SECOND)):
+        model.release(model.build(FIRST, "run-late"))
+    assert model.state.claim is None, "a refused release holds no one up"
+    assert connect(model.environment).read(model.name) == route
+    assert Archive(ObjectStore(model.environment.s3), model.name).versions() == [SECOND]
+
+
+def test_tasks_marked_success_by_hand_move_no_traffic(model: Model) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    second = model.build(SECOND)
+    deployed(model, second)
+    route = connect(model.environment).read(model.name)
+
+    for attempt in (
+        lambda: shift.run(second, model.environment, 50),
+        lambda: shift.run(second, model.environment, 100),
+        lambda: promote.run(second, model.environment),
+    ):
+        with pytest.raises(NoAdvanceVerdict):
+            attempt()
+    assert route is not None
+    now = connect(model.environment).read(model.name)
+    assert now is not None
+    assert now.weights == route.weights == {"blue": 100, "green": 0}
+    roll_back.run(second, model.environment, "the test is over")
+
+
+def test_a_person_aborts_a_live_canary_and_its_run_writes_nothing_more(model: Model) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    second = model.build(SECOND)
+    deployed(model, second)
+    shift.run(second, model.environment, 10)
+
+    aborting = Release(model.name, SECOND, Kind.RESTORE, "abort-1", reason="labels look wrong", by="ada")
+    abort.run(aborting, model.environment)
+
+    route = connect(model.environment).read(model.name)
+    assert route is not None
+    assert (route.canary, dict(route.weights)) == (None, {"blue": 100, "green": 0})
+    rejection = model.state.rejection_of(SECOND)
+    assert rejection is not None
+    assert rejection.reason == "labels look wrong"
+    with pytest.raises(Superseded):
+        shift.run(second, model.environment, 10)
+    with pytest.raises(Superseded):
+        roll_back.run(second, model.environment, "late")
+
+
+def test_the_route_goes_back_with_s3_down(model: Model, dead_s3: Environment) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    second = model.build(SECOND)
+    deployed(model, second)
+    shift.run(second, model.environment, 10)
+
+    with pytest.raises(StoreUnavailable):
+        roll_back.run(second, dead_s3, "errors")
+
+    route = connect(model.environment).read(model.name)
+    assert route is not None
+    assert dict(route.weights) == {"blue": 100, "green": 0}
+    roll_back.run(second, model.environment, "errors")
+    assert model.state.canary is None
+
+
+def test_a_killed_release_is_undone_by_the_next_and_clients_notice_nothing(
+    model: Model, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    folder = tmp_path / "configs"
+    folder.mkdir()
+    slow = model.spec.model_copy(update={"canary": model.spec.canary.model_copy(update={"min_bake_s": 30})})
+    (folder / f"{model.name}.yaml").write_text(yaml.safe_dump(slow.model_dump(mode="json")))
+    environment = tmp_path / "environment.yaml"
+    values = yaml.safe_load(sandbox.home.environment_file.read_text())
+    environment.write_text(yaml.safe_dump({**values, "lease_s": 5}))
+    command = [
+        str(Path(sys.executable).with_name("model-release")), "--configs", str(folder), "--environment",
+        str(environment), "release", model.name, "--version", str(SECOND),
+        "--checkpoint", str(model.build(SECOND).checkpoint),
+    ]  # fmt: skip
+    with Clients(model) as clients:
+        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)
+        try:
+            await_true(lambda: _weight(model, "green") == 10 and _looked(model), "the canary gets traffic", 90)
+        finally:
+            killed.send_signal(signal.SIGKILL)
+            killed.wait()
+
+        third = model.build(SECOND + 1, checkpoint=model.build(SECOND).checkpoint)
+        await_true(lambda: _is_free(model), "the lease of a killed release ends", 30)
+        model.release(third)
+    assert clients.failed() == 0, clients.problems[:3]
+    state = model.state
+    assert state.stable is not None
+    assert state.stable.version == SECOND + 1
+    events = [event["what"] for event in Events(ObjectStore(model.environment.s3), model.name).read()]
+    assert "rolled_back" in events
+
+
+def _weight(model: Model, fleet: str) -> int:
+    route = connect(model.environment).read(model.name)
+    return route.weights[fleet] if route else 0
+
+
+def _looked(model: Model) -> bool:
+    claim = model.state.claim
+    return claim is not None and claim.phase.startswith("watch")
+
+
+def _is_free(model: Model) -> bool:
+    claim = model.state.claim
+    return claim is None or claim.expires_at < ObjectStore(model.environment.s3).now()
+
+
+def test_two_releases_at_once_are_one_after_the_other(model: Model) -> None:
+    outcomes: list[str] = []
+
+    def try_to_release(version: int) -> None:
+        mine = Model(model.spec, model.environment)
+        try:
+            mine.release(mine.build(version))
+        except Exception as error:
+            outcomes.append(type(error).__name__)
+        else:
+            outcomes.append("released")
+
+    with Clients(model):
+        threads = [threading.Thread(target=try_to_release, args=(version,)) for version in (FIRST, SECOND)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(outcomes) == ["ClaimHeld", "released"]
