@@ -22,8 +22,6 @@ from typing import Any
 
 import grpc
 import pytest
-from sandbox.envoy import envoy_command, write_bootstrap
-from tests.contracts.router import NEW, OLD, RouterContract, route, unreleased
 
 from model_release.environment import Environment
 from model_release.errors import RouteNotConfirmed, RouterUnavailable, RouteTakenOver, RouteUnreadable
@@ -31,6 +29,8 @@ from model_release.traffic import connect
 from model_release.traffic.envoy import EnvoyRouter, initialise
 from model_release.traffic.envoy_resources import NOT_ROUTED, response
 from model_release.traffic.router import Route
+from sandbox.envoy import envoy_command, write_bootstrap
+from tests.contracts.router import NEW, OLD, RouterContract, route, unreleased
 
 VENV = Path(sys.executable).parent.parent
 MODEL = "digits_classifier"

@@ -6,12 +6,12 @@ import itertools
 import json
 
 import pytest
-from tests.contracts.router import RouterContract, route, unreleased
 
 from model_release.environment import FleetPair
 from model_release.traffic import envoy_resources as resources
 from model_release.traffic.memory import MemoryRouter
 from model_release.traffic.router import Route
+from tests.contracts.router import RouterContract, route, unreleased
 
 
 class TestMemoryRouter(RouterContract):
