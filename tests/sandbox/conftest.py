@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -140,16 +141,19 @@ def dead_s3(environment: Environment) -> Environment:
 
 
 @pytest.fixture
-def stopped(sandbox: Sandbox) -> Callable[[str], AbstractContextManager[None]]:
+def killed(sandbox: Sandbox) -> Callable[[str], AbstractContextManager[None]]:
     """Kill a program of the sandbox, and have it back afterwards."""
 
     @contextmanager
-    def killed(name: str) -> Iterator[None]:
+    def kill(name: str) -> Iterator[None]:
         supervisor = Supervisor(sandbox.home)
+        pid = supervisor.state(name).pid
+        assert pid is not None
+        os.kill(pid, signal.SIGKILL)
         supervisor.stop_programs([name], 20)
         try:
             yield
         finally:
             sandbox.must("up", *WITHOUT)
 
-    return killed
+    return kill

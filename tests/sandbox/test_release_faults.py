@@ -15,6 +15,7 @@ from model_release.environment import Environment
 from model_release.errors import NotAsAsked, ReleaseError, ReplicaUnavailable, StoreUnavailable
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
+from model_release.steps import benchmark, deploy, export, plan, publish, roll_back, shift, validate
 from model_release.traffic import connect
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
@@ -82,9 +83,9 @@ def test_with_s3_down_nothing_begins(model: Model, dead_s3: Environment) -> None
 
 
 def test_a_replica_that_is_down_is_named_before_anything_begins(
-    model: Model, sandbox: Sandbox, stopped: Callable[[str], Any]
+    model: Model, sandbox: Sandbox, killed: Callable[[str], Any]
 ) -> None:
-    with stopped("triton-blue-1"), pytest.raises(ReplicaUnavailable, match="triton-blue-1"):
+    with killed("triton-blue-1"), pytest.raises(ReplicaUnavailable, match="triton-blue-1"):
         model.release(model.build(FIRST))
     nothing_is_served(model)
     with Clients(model):
@@ -118,12 +119,10 @@ def downloads_of(sandbox: Sandbox, name: str) -> Path:
     return Path(next(each for each in variables if each.startswith("TRITON_AWS_MOUNT_DIRECTORY=")).split("=", 1)[1])
 
 
-def test_a_canary_replica_that_dies_under_traffic_costs_no_client_a_request_for_long(
-    model: Model, sandbox: Sandbox, stopped: Callable[[str], Any]
+def test_a_canary_replica_that_dies_under_traffic_costs_no_client_a_request(
+    model: Model, sandbox: Sandbox, killed: Callable[[str], Any]
 ) -> None:
     """The neighbour answers what the dead one dropped; the next stage does not open before both are proved."""
-    from model_release.steps import benchmark, deploy, export, plan, publish, roll_back, shift, validate
-
     with Clients(model):
         model.release(model.build(FIRST))
     second = model.build(SECOND)
@@ -133,7 +132,7 @@ def test_a_canary_replica_that_dies_under_traffic_costs_no_client_a_request_for_
     shift.run(second, model.environment, 10)
     with Clients(model) as clients:
         await_true(lambda: clients.by_version().get(str(SECOND), 0) > 10, "the canary answers")
-        with stopped("triton-green-0"):
+        with killed("triton-green-0"):
             before = clients.by_version()[str(SECOND)]
             await_true(lambda: clients.by_version()[str(SECOND)] > before + 20, "the neighbour answers")
             with pytest.raises(ReplicaUnavailable, match="triton-green-0"):

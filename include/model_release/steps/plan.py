@@ -39,7 +39,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
                 with ReplicaClient(replica, environment) as client:
-                    client.live()
+                    client.index(release.model)  # raises unless it answers
         running = step.running
         skip_benchmark = step.archive.sealed(release.version, "tuned") is not None
         lines = _lines(release, spec, state, running)
