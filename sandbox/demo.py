@@ -78,7 +78,7 @@ def release_story(demo: Demo) -> int:
         say("\nNothing serves yet: a first model is trained and released.")
         first = train_and_release(demo, broken=False)
         if first.state != "success":
-            return _failed(demo, [f"the first release is {first.state}: {first.failure} See {first.page}"])
+            return _ended(demo, [f"the first release is {first.state}: {first.failure} See {first.page}"])
     else:
         say(f"\nVersion {before.version} serves since an earlier demo.")
     say("\nA retrained model goes through the canary.")
@@ -86,7 +86,7 @@ def release_story(demo: Demo) -> int:
     say("")
     for line in told(observed, before.version if before else None, demo.state(), began_at):
         say(line)
-    return _failed(demo, _not_served(demo, observed))
+    return _ended(demo, _not_served(demo, observed), f"the router answers with version {observed.version}, as asked")
 
 
 def rollback_story(demo: Demo) -> int:
@@ -96,14 +96,16 @@ def rollback_story(demo: Demo) -> int:
         train_and_release(demo, broken=False)
     began_at, before = datetime.now(UTC), demo.state().stable
     if before is None:
-        return _failed(demo, ["there is no stable version to go back to"])
+        return _ended(demo, ["there is no stable version to go back to"])
     say("\nA model with a bug that only real traffic shows goes through the canary.")
     observed = train_and_release(demo, broken=True)
     after = demo.state()
     say("")
     for line in told(observed, before.version, after, began_at):
         say(line)
-    return _failed(demo, [*_not_stopped_by_the_gate(demo, observed), *_not_back(demo, before.version, observed, after)])
+    problems = [*_not_stopped_by_the_gate(demo, observed), *_not_back(demo, before.version, observed, after)]
+    good = f"the canary's gate stopped it, {before.version} has the traffic, {observed.version} is rejected: as it should be"
+    return _ended(demo, problems, good)
 
 
 def train_and_release(demo: Demo, *, broken: bool) -> Observed:
@@ -164,10 +166,13 @@ def _not_back(demo: Demo, stable: int, observed: Observed, after: State) -> list
     return [problem for holds, problem in checks if not holds]
 
 
-def _failed(demo: Demo, problems: list[str]) -> int:
+def _ended(demo: Demo, problems: list[str], good: str = "") -> int:
+    """Print how it ended and return the exit code."""
     say(f"Airflow     {demo.rest.url}  (no login)")
     for problem in problems:
         say(f"NOT AS ASKED: {problem}")
+    if not problems:
+        say(f"done        {good}")
     return 1 if problems else 0
 
 

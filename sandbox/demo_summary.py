@@ -21,8 +21,8 @@ from sandbox.home import Home
 from sandbox.traffic_report import Summary, read_records, summarise
 
 _ASKED_TIMES = 20
-#: Requests that were under way while the route changed belong to neither stage.
-_EDGE_S = 0.5
+#: The ledger's times are the store's, in whole seconds, and a shift is written down after it was confirmed.
+_EDGE_S = 1.5
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ def told(observed: Observed, before: int | None, after: State, began_at: datetim
             f"{stage.seconds:.0f} s, errors {stage.seen.errors}, p99 {stage.seen.p99_ms or 0:.0f} ms"
         )
     for verdict in observed.verdicts:
-        yield f"verdict     {verdict['stage']} %: {verdict['verdict']}, {verdict['reason']}"
-        for gate in verdict.get("gates", []):
-            yield f"            {_gate(gate)}"
+        gates = [str(gate["sentence"]) for gate in verdict["gates"]] or [str(verdict["reason"])]
+        yield f"verdict {verdict['stage']:>3} %: {verdict['verdict']}, so: {verdict['action']}"
+        yield from (f"            {gate}" for gate in gates)
     # Before the first promotion ever there is nothing that could answer.
     since = max([began_at, *(promotion.at for promotion in after.promotions[:1])])
     seen = summarise(read_records(observed.traffic, since.timestamp()))
@@ -106,15 +106,6 @@ def told(observed: Observed, before: int | None, after: State, began_at: datetim
         yield f"            version {version} answered {100 * accuracy:.1f} % rightly"
     yield f"run         {observed.state}: {observed.failure or 'what serves is what was asked'}"
     yield f"            {observed.page}"
-
-
-def _gate(gate: dict[str, Any]) -> str:
-    facts = ", ".join(f"{key} {_short(value)}" for key, value in gate.items() if key != "name" and value is not None)
-    return f"{gate.get('name', 'gate')}: {facts}"
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def served_versions(environment: Environment, model: str) -> dict[str, int]:

@@ -42,7 +42,13 @@ def observed(tmp_path: Path) -> Observed:
     before, inside = record(-60, "", "", "error"), [record(n, "stable", "1") for n in range(9)]
     canary = record(9, "canary", "2", "error")
     traffic.write_text("".join(each.line() for each in [before, *inside, canary]))
-    verdict = {"stage": 10, "verdict": "advance", "reason": "enough", "gates": [{"name": "errors", "bound": 0.012345}]}
+    verdict = {
+        "stage": 10,
+        "verdict": "advance",
+        "action": "advance",
+        "reason": "enough",
+        "gates": [{"sentence": "0 of 9"}],
+    }
     return Observed(
         run="r", page="http://ui/r", state="success", version=2, failure="", verdicts=[verdict], traffic=traffic,
         stages=[Stage(10, 20.0, summarise([*inside, canary]))],
@@ -54,8 +60,8 @@ def test_the_summary_has_split_errors_and_verdicts(observed: Observed, state: St
 
     assert "1 before, 2 now" in text
     assert "stage  10 %  clients saw 10.0 % canary of 10 requests in 20 s, errors 1" in text
-    assert "10 %: advance, enough" in text
-    assert "errors: bound 0.01235" in text
+    assert "verdict  10 %: advance, so: advance" in text
+    assert "0 of 9" in text
     assert "10 requests since 12:00:00 UTC, 1 errors, 1 by version 2" in text, (
         "before the first promotion nothing counts"
     )
