@@ -104,7 +104,7 @@ def rollback_story(demo: Demo) -> int:
     for line in told(observed, before.version, after, began_at):
         say(line)
     problems = [*_not_stopped_by_the_gate(demo, observed), *_not_back(demo, before.version, observed, after)]
-    good = f"the canary's gate stopped it, {before.version} has the traffic, {observed.version} is rejected: as it should be"
+    good = f"as it should be: the canary's gate stopped {observed.version}, which is rejected; {before.version} serves"
     return _ended(demo, problems, good)
 
 

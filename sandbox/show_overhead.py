@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from model_release.errors import ReleaseError
-from sandbox.demo import MODEL, RELEASE, Demo, connect, say, say_change, train_and_release
+from sandbox.demo import MODEL, RELEASE, Demo, connect, say, train_and_release
 from sandbox.demo_summary import bake_seconds, observe
 from sandbox.errors import SandboxError
 from sandbox.settings import ROOT
@@ -27,12 +27,8 @@ def main() -> int:
         if demo.state().stable is None:
             say("Nothing serves yet: a first model is released, so that both sides go through every stage.")
             train_and_release(demo, broken=False)
-        release = demo.state().release
-        if release is None:
-            message = "there is no release whose checkpoint could be released again"
-            raise SandboxError(message)
-        by_dag = _by_dag(demo, release.checkpoint)
-        by_command = _by_command(demo, release.checkpoint)
+        by_dag, checkpoint = _by_dag(demo)
+        by_command = _by_command(demo, checkpoint)
     except (SandboxError, ReleaseError) as error:
         say(f"show-overhead: {error}")
         return 1
@@ -43,17 +39,16 @@ def main() -> int:
     return 0
 
 
-def _by_dag(demo: Demo, checkpoint: str) -> tuple[float, float]:
-    """Release by Airflow and return (wall seconds of the run, seconds of its bakes)."""
-    run = demo.rest.trigger(RELEASE, {"checkpoint": checkpoint, "reason": "to measure the overhead"})
-    state = demo.rest.follow(RELEASE, run, say_change)
-    if state != "success":
-        message = f"the run ended as {state}: {demo.rest.page(RELEASE, run)}"
+def _by_dag(demo: Demo) -> tuple[tuple[float, float], str]:
+    """Release a new checkpoint by Airflow; returns ((wall seconds of the run, seconds of its bakes), checkpoint)."""
+    observed = train_and_release(demo, broken=False)
+    release = demo.state().release
+    if observed.state != "success" or release is None:
+        message = f"the run is {observed.state}: {observed.failure} See {observed.page}"
         raise SandboxError(message)
-    observed = observe(demo.home, demo.environment, demo.rest.page(RELEASE, run), MODEL, run, state)
-    times = demo.rest.run(RELEASE, run)
+    times = demo.rest.run(RELEASE, observed.run)
     wall_s = (datetime.fromisoformat(times["end_date"]) - datetime.fromisoformat(times["start_date"])).total_seconds()
-    return wall_s, bake_seconds(observed)
+    return (wall_s, bake_seconds(observed)), release.checkpoint
 
 
 def _by_command(demo: Demo, checkpoint: str) -> tuple[float, float]:
