@@ -9,7 +9,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 NAME ?=
 
-.PHONY: help install up down status logs demo demo-rollback test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,8 +61,5 @@ lock: install ## write the locks anew from requirements*.txt
 clean: down ## remove the state of the sandbox
 	@rm -rf .sandbox
 
-ifneq ($(wildcard scripts/show-overhead),)
-.PHONY: show-overhead
 show-overhead: up ## the DAG's wall time against the same release from the command line
-	@scripts/show-overhead
-endif
+	@$(BIN)/python -m sandbox.show_overhead

@@ -147,9 +147,7 @@ def killed(sandbox: Sandbox) -> Callable[[str], AbstractContextManager[None]]:
     @contextmanager
     def kill(name: str) -> Iterator[None]:
         supervisor = Supervisor(sandbox.home)
-        pid = supervisor.state(name).pid
-        assert pid is not None
-        os.kill(pid, signal.SIGKILL)
+        os.kill(supervisor.state(name).pid, signal.SIGKILL)
         supervisor.stop_programs([name], 20)
         try:
             yield
