@@ -1,0 +1,105 @@
+"""The command line: exit code 0 done, 1 refused or failed, 2 bad use; one sentence for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from example_models.digits import build
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMAND = Path(sys.executable).with_name("model-release")
+
+
+def run(*arguments: str, configs: Path = ROOT / "include" / "model_configs") -> subprocess.CompletedProcess[str]:
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_RELEASE")}
+    return subprocess.run(
+        [str(COMMAND), "--configs", str(configs), *arguments],
+        env={**variables, "OMP_NUM_THREADS": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_check_says_that_the_examples_are_right() -> None:
+    done = run("check")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok  digits_classifier: schedule 0 3 * * * UTC" in done.stdout
+
+
+def test_check_names_every_bad_file_and_every_problem(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").write_text("name: one\ncanry: {}")
+    (tmp_path / "two.yaml").write_text("- a list")
+
+    done = run("--json", "check", configs=tmp_path)
+
+    assert done.returncode == 1
+    bad = {Path(path).name: problems for path, problems in json.loads(done.stdout)["bad"].items()}
+    assert sorted(bad) == ["one.yaml", "two.yaml"]
+    assert any("Did you mean 'canary'" in problem for problem in bad["one.yaml"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["check", "digit_classifier"], "Did you mean 'digits_classifier'"),
+        (["release"], "Missing argument"),
+        (["step", "nonsense", "--release", "{}"], "is no step"),
+        (["step", "plan", "--release", "{}"], "is not a release"),
+        (["--nonsense"], "No such option"),
+    ],
+)
+def test_bad_use_exits_with_2_and_says_what_is_allowed(arguments: list[str], words: str) -> None:
+    done = run(*arguments)
+
+    assert done.returncode == 2, done.stderr
+    assert words in done.stderr
+
+
+def test_without_an_environment_one_sentence_says_how_to_give_one() -> None:
+    done = run("status")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the environment is not valid: give --environment FILE")
+    assert "Traceback" not in done.stderr
+
+
+def test_export_and_validate_need_no_server(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    checkpoint = tmp_path / "model.safetensors"
+    save_file(build().state_dict(), checkpoint)
+    config = (ROOT / "include" / "model_configs" / "digits_classifier.yaml").read_text()
+    (tmp_path / "digits_classifier.yaml").write_text(
+        config.replace('samples: "s3://training/digits_classifier/samples.npz"', "samples: null")
+    )
+
+    exported = run(
+        "export", "digits_classifier", "--checkpoint", checkpoint.as_uri(), "--out", str(tmp_path), configs=tmp_path
+    )
+    assert exported.returncode == 0, exported.stderr
+    validated = run(
+        "validate", "digits_classifier", "--onnx", str(tmp_path / "model.onnx"), "--checkpoint", checkpoint.as_uri(),
+        "--out", str(tmp_path / "parity.json"), configs=tmp_path,
+    )  # fmt: skip
+    assert validated.returncode == 0, validated.stderr
+    assert json.loads((tmp_path / "parity.json").read_text())["rows"]
+
+
+def test_an_error_is_json_for_programs(tmp_path: Path) -> None:
+    done = run(
+        "--json", "export", "digits_classifier", "--checkpoint", (tmp_path / "absent.safetensors").as_uri(),
+        "--out", str(tmp_path),
+    )  # fmt: skip
+
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"] == "CheckpointMissing"
