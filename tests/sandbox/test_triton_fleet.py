@@ -227,7 +227,8 @@ def test_a_new_version_replaces_the_old_one(tritons: Tritons, pair: tuple[Server
 def test_a_config_changed_behind_our_back_is_named_by_its_field(
     tritons: Tritons, pair: tuple[Server, Server], field: str, change: Any
 ) -> None:
-    config = tritons.place(pair[0], spec(), change=change)
+    limited = spec(serving={"max_batch_size": 8, "queue": {"max_size": 64, "timeout_ms": 10_000}})
+    config = tritons.place(pair[0], limited, change=change)
     load(tritons, pair[0])
 
     with pytest.raises(ProofFailed, match=rf"fleet-0 is not proved.*{field}"):
