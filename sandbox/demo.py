@@ -79,6 +79,8 @@ def release_story(demo: Demo) -> int:
         first = train_and_release(demo, broken=False)
         if first.state != "success":
             return _ended(demo, [f"the first release is {first.state}: {first.failure} See {first.page}"])
+        before = demo.state().stable
+        say(f"\nVersion {first.version} serves: the first, where nothing served before.")
     else:
         say(f"\nVersion {before.version} serves since an earlier demo.")
     say("\nA retrained model goes through the canary.")
