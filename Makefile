@@ -5,6 +5,9 @@ SHELL := bash
 .DEFAULT_GOAL := help
 MAKEFLAGS += --no-print-directory
 
+# ONNX Runtime's wheels keep a database of events in the user's folder and send it to their maker.
+export ORT_DISABLE_TELEMETRY := 1
+
 PYTHON ?= python3.11
 BIN := .venv/bin
 NAME ?=

@@ -17,7 +17,7 @@ from sandbox.supervisor import Program
 
 VENV = Path(sys.prefix)
 TRITON_VENV = ROOT / ".venv-triton"
-_TRITON_STOP_S = 6
+_TRITON_STOP_S = 10
 
 
 def check_installed(settings: Settings) -> None:

@@ -24,6 +24,8 @@ from sandbox.settings import HOST, ROOT
 
 #: A user's own settings of these tools must not reach the sandbox.
 _FOREIGN = ("AIRFLOW", "AWS_", "PYTHON", "SANDBOX_", "MODEL_RELEASE_", "S3_", "TRITON_", "LD_")
+#: ONNX Runtime's wheels keep a database of events in the user's folder and send it to their maker.
+_QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 _SOCKET_DEADLINE_S = 10
 
 
@@ -110,7 +112,7 @@ def clean_environment(home: Home, environ: Mapping[str, str] = os.environ) -> di
     """Return the caller's environment without what would lead a program to another place than the sandbox."""
     kept = {name: value for name, value in environ.items() if not name.startswith(_FOREIGN)}
     direct = ",".join(filter(None, [environ.get("NO_PROXY") or environ.get("no_proxy"), HOST, "localhost"]))
-    return {**kept, "NO_PROXY": direct, "no_proxy": direct, MARK: str(home.folder)}
+    return {**kept, **_QUIET, "NO_PROXY": direct, "no_proxy": direct, MARK: str(home.folder)}
 
 
 class Supervisor:

@@ -74,7 +74,7 @@ def down(home: Home, say: Say) -> None:
             groups: list[tuple[Callable[[str], bool], float]] = [
                 (lambda name: name.startswith("airflow-") or name == "traffic", 30),
                 (lambda name: name == "envoy", 12),
-                (lambda name: name.startswith("triton-"), 12),
+                (lambda name: name.startswith("triton-"), 14),
                 (lambda name: name == "s3", 15),
             ]
             for belongs, timeout_s in groups:

@@ -186,6 +186,15 @@ def test_nothing_listens_beyond_loopback(sandbox: Sandbox) -> None:
     assert {address.ip.removeprefix("::ffff:") for address in listening} == {HOST}
 
 
+def test_onnx_runtime_keeps_no_events_to_send(sandbox: Sandbox, routed: str) -> None:
+    assert serves_by_http(routed)
+
+    opened = [file.path for pid in sandbox.pids() for file in psutil.Process(pid).open_files()]
+
+    assert any("triton" in path or "s3" in path for path in opened)
+    assert [path for path in opened if "onnxruntime.db" in path] == []
+
+
 def test_a_taken_port_is_named_before_anything_starts(sandbox: Sandbox, tmp_path: Path) -> None:
     second = sandbox.run("up", *WITHOUT, home=tmp_path / "second")
 
