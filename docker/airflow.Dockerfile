@@ -23,4 +23,5 @@ RUN pip install --no-cache-dir --no-deps --editable /opt/model-release
 ENV PYTHONPATH=/opt/model-release/include \
     AIRFLOW__CORE__DAGS_FOLDER=/opt/model-release/dags \
     AIRFLOW__CORE__PLUGINS_FOLDER=/opt/model-release/plugins \
-    AIRFLOW__CORE__LOAD_EXAMPLES=False
+    AIRFLOW__CORE__LOAD_EXAMPLES=False \
+    ORT_DISABLE_TELEMETRY=1

@@ -125,6 +125,24 @@ def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched
     assert Archive(ObjectStore(model.environment.s3), model.name).versions() == [SECOND]
 
 
+def test_a_canary_without_enough_data_is_held_and_then_goes_back(model: Model) -> None:
+    """Missing data neither advances nor rolls back by itself: the config's hold decides."""
+    with Clients(model):
+        model.release(model.build(FIRST))
+    canary = model.spec.canary.model_copy(update={"max_bake_s": 4, "hold_s": 4, "min_requests": 10**6})
+    patient = Model(model.spec.model_copy(update={"canary": canary}), model.environment)
+    with (
+        Clients(model) as clients,
+        pytest.raises(RolledBack, match=r"deadline: 8 s are over; gathering: \d+ of 1000000"),
+    ):
+        patient.release(patient.build(SECOND))
+    assert clients.failed() == 0, clients.problems[:3]
+
+    events = Events(ObjectStore(model.environment.s3), model.name).read()
+    assert [event["stage"] for event in events if event["what"] == "held"] == [10]
+    assert model.state.canary is None
+
+
 def test_tasks_marked_success_by_hand_move_no_traffic(model: Model) -> None:
     with Clients(model):
         model.release(model.build(FIRST))

@@ -46,6 +46,8 @@ def _row(state: State) -> list[Any]:
     running = ""
     if state.release is not None:
         phase = f" in {state.claim.phase}" if state.claim else ""
+        if state.claim and state.claim.held_until:
+            phase += f", held until {state.claim.held_until:%H:%M:%S} UTC"
         running = f"{state.release.version} {state.release.outcome}{phase}"
     return [
         state.model,

@@ -108,6 +108,7 @@ def take(
             version=release.version,
             phase=phase,
             expires_at=now + timedelta(seconds=lease_s),
+            held_until=held.held_until if held is not None and held.phase == phase else None,
         )
         return state.model_copy(update={"epoch": state.epoch + 1, "claim": claim, "superseded": superseded})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,14 @@ PROVIDERS = ("CPUExecutionProvider",)
 _ERRORS_ONLY = 3
 
 
+def import_onnxruntime() -> Any:
+    """Import ONNX Runtime; its wheels would send usage events home from the first session on, if not told otherwise."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime
+
+
 class Candidate:
     """
     An opened ONNX file.
@@ -25,8 +34,7 @@ class Candidate:
     """
 
     def __init__(self, spec: ModelSpec, path: Path) -> None:
-        import onnxruntime
-
+        onnxruntime = import_onnxruntime()
         self._spec = spec
         # Without a GPU the onnxruntime-gpu package warns of missing CUDA libraries at every session.
         onnxruntime.set_default_logger_severity(_ERRORS_ONLY)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from model_release.errors import BatchDependent, OnnxUnusable, ParityFailed
 from model_release.parity import samples as sets
-from model_release.parity.candidate import Candidate, opset_of
+from model_release.parity.candidate import Candidate, import_onnxruntime, opset_of
 from model_release.parity.compare import Difference, allowed, compare
 from model_release.parity.reference import Reference
 from model_release.spec import ModelSpec
@@ -81,7 +81,7 @@ def prove(spec: ModelSpec, module: nn.Module, onnx_path: Path, samples: Arrays |
     also the ends of the dynamic axes. Then each sample alone must get the answer that it gets among others.
     Raises ParityFailed (OnnxUnusable, BatchDependent), ModelRefusesInputs.
     """
-    import onnxruntime
+    onnxruntime = import_onnxruntime()
     import torch
 
     reference, candidate = Reference(spec, module), Candidate(spec, onnx_path)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import asdict
+from datetime import timedelta
 from typing import Any
 
 from model_release.environment import Environment
@@ -18,6 +19,7 @@ from model_release.gates.judge import Judge, Verdict
 from model_release.gates.looks import Look, difference
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
+from model_release.ledger.state import State
 from model_release.spec import Canary
 from model_release.steps.context import Step, begin
 from model_release.traffic.router import ArmCounters
@@ -55,7 +57,26 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
         if decided["action"] is not None:
             step.update_running(verdicts={**step.running.verdicts, str(stage): decided})
             step.event("judged", **decided)
+        else:
+            _note_hold(step, looks, decided)
         return _result(step, decided)
+
+
+def _note_hold(step: Step, looks: StageLooks, decided: dict[str, Any]) -> None:
+    """Say once, in the claim and as an event, that a stage is past its bake and is held, and until when."""
+    asked, began = step.spec.canary, looks.started_at
+    past_s = decided["t"] - (began - step.running.started_at).total_seconds() - asked.max_bake_s
+    until = began + timedelta(seconds=asked.max_bake_s + asked.hold_s)
+    claim = step.claim.check().claim
+    if past_s < 0 or claim is None or claim.held_until == until:
+        return
+
+    def held(state: State) -> State:
+        holding = state.claim.model_copy(update={"held_until": until}) if state.claim else None
+        return state.model_copy(update={"claim": holding})
+
+    step.claim.change(held)
+    step.event("held", stage=looks.stage, until=until, reason=decided["reason"])
 
 
 def _with_hold(canary: Canary) -> Canary:
