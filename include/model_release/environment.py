@@ -9,7 +9,8 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from model_release.errors import BadModelConfig
-from model_release.spec import Section, parse_section
+from model_release.spec import Section
+from model_release.spec_files import parse_section
 
 ENVIRONMENT_VARIABLE = "MODEL_RELEASE_ENVIRONMENT"
 FLEETS = ("blue", "green")

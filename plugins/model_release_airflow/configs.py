@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model_release.errors import BadModelConfig
-from model_release.spec import ModelSpec, load_specs
+from model_release.spec import ModelSpec
+from model_release.spec_files import load_specs
 
 CONFIGS_VARIABLE = "MODEL_RELEASE_CONFIGS"
 _DEFAULT = Path(__file__).resolve().parents[2] / "include" / "model_configs"

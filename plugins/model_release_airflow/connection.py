@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 
 from model_release.environment import Environment, load_environment
 from model_release.errors import BadModelConfig
-from model_release.spec import parse_section
+from model_release.spec_files import parse_section
 
 CONNECTION_ID = "model_release"
 _FILE_KEY = "environment_file"

@@ -128,7 +128,8 @@ def test_one_run_at_a_time_and_one_benchmark_of_all_models(bag: Any) -> None:
     ],
 )
 def test_the_schedule_is_the_configs(schedule: str, assets: str, expected: str) -> None:
-    from model_release.spec import ModelSpec, parse_section
+    from model_release.spec import ModelSpec
+    from model_release.spec_files import parse_section
     from model_release_airflow.schedules import schedule_of
 
     text = (CONFIGS / "echo.yaml").read_text()

@@ -13,7 +13,8 @@ from scripted_steps import ENVIRONMENT
 
 from model_release.errors import BadModelConfig, CheckpointMissing
 from model_release.identity import Kind
-from model_release.spec import ModelSpec, load_spec
+from model_release.spec import ModelSpec
+from model_release.spec_files import load_spec
 
 CONFIGS = Path(__file__).with_name("model_configs")
 AFTER = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)

@@ -17,7 +17,8 @@ from model_release.identity import Kind, Release
 from model_release.ledger.state import State, StateFile
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
-from model_release.spec import ModelSpec, load_spec
+from model_release.spec import ModelSpec
+from model_release.spec_files import load_spec
 from model_release.steps import story
 from model_release.steps.story import Told
 from model_release.triton.replica import ReplicaClient

@@ -14,7 +14,7 @@ from example_models import digits, digits_data, training
 from model_release import parity
 from model_release.export import export_onnx
 from model_release.intake import load_model
-from model_release.spec import find_spec
+from model_release.spec_files import find_spec
 from tests.unit import toys
 
 SPEC = find_spec(Path(__file__).parents[2] / "include/model_configs", "digits_classifier")

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from model_release.errors import BadModelConfig, UnknownModel
-from model_release.spec import ModelSpec, find_spec, load_spec, load_specs, parse_section, render_template
+from model_release.spec import ModelSpec, render_template
+from model_release.spec_files import find_spec, load_spec, load_specs, parse_section
 
 GOOD = """
 name: {name}

@@ -13,7 +13,7 @@ from model_release.ledger.events import Events
 from model_release.ledger.state import State, StateFile
 from model_release.repository.archive import Archive
 from model_release.repository.store import ObjectStore
-from model_release.spec import load_specs
+from model_release.spec_files import load_specs
 
 Name = Annotated[str, typer.Argument(help="Model.")]
 

@@ -12,7 +12,7 @@ import typer
 from model_release.cli.output import Output
 from model_release.environment import S3, Environment, EnvoyRouter, Fleet, FleetPair, Replica
 from model_release.errors import BadModelConfig
-from model_release.spec import find_spec, load_specs
+from model_release.spec_files import find_spec, load_specs
 
 
 def register(app: typer.Typer) -> None:

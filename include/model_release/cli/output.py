@@ -15,7 +15,8 @@ from rich.table import Table
 
 from model_release.environment import Environment, load_environment
 from model_release.errors import ReleaseError
-from model_release.spec import ModelSpec, find_spec
+from model_release.spec import ModelSpec
+from model_release.spec_files import find_spec
 
 #: A pipe has no width; a table is not cut for it.
 _people = Console(highlight=False, width=None if sys.stdout.isatty() else 200)

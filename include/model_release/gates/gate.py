@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,16 +63,16 @@ class Comparison:
         return f"{seen}, {stable_bad} of {stable_n} of stable ({_percent(stable_bad, stable_n)})"
 
 
-class Gate:
+class Gate(ABC):
     """A gate of the spec over one stage."""
 
     def __init__(self, spec: ErrorRateGate | LatencyGate) -> None:
         self.spec = spec
         self.comparisons: list[Comparison] = []
 
+    @abstractmethod
     def take(self, look: Look, *, warm: bool) -> None:
         """Add one look; `warm` once the stage's warm-up is over."""
-        raise NotImplementedError
 
     @property
     def log_evidence(self) -> float:
