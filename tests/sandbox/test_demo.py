@@ -91,7 +91,7 @@ def test_the_canarys_gate_stops_a_candidate_that_passed_everything_before(
 ) -> None:
     before, said = rolled_back
 
-    assert "the canary's gate stopped it" in said
+    assert "as it should be: the canary's gate stopped" in said
     assert re.search(r"verdict +(10|50|100) %: rollback, so: rollback\n +errors: \d+ of \d+ canary requests", said), (
         said
     )
