@@ -24,6 +24,7 @@ from tests.sandbox.triton_parts import (
     Server,
     Tritons,
     await_true,
+    lookup_bytes,
     onnx_bytes,
     pair,
     recorded,
@@ -315,6 +316,31 @@ def test_concurrent_requests_are_batched_and_each_gets_its_own_rows(
 
     assert all(np.array_equal(answer, 2 * x) for answer, x in zip(answers, inputs, strict=True))
     assert any(size > 1 for size in sizes)
+
+
+def test_batches_that_fail_whole_fail_in_words_and_leave_the_server_standing(
+    tritons: Tritons, pair: tuple[Server, Server]
+) -> None:
+    batching = {"max_batch_size": 8, "warmup": False, "dynamic_batching": {"max_queue_delay_microseconds": 20_000}}
+    tritons.place(pair[0], spec(serving=batching), model_bytes=lookup_bytes())
+    load(tritons, pair[0])
+
+    with ReplicaClient(pair[0].replica, tritons.environment) as client, ThreadPoolExecutor(16) as pool:
+
+        def ask(number: int) -> str:
+            """Every other request looks past the table."""
+            try:
+                client.infer(MODEL, {"x": np.full((1, 4), 99 if number % 2 else 1, np.float32)})
+            except ProofFailed as error:
+                return str(error)
+            return ""
+
+        problems = [problem for problem in pool.map(ask, range(800)) if problem]
+        assert len(problems) >= 400
+        assert {problem for problem in problems if "onnx runtime error" not in problem} == set()
+        good = client.infer(MODEL, {"x": np.ones((1, 4), np.float32)})["y"]
+    assert good.tolist() == [[7.0] * 4]
+    assert pair[0].process.poll() is None
 
 
 def test_a_folder_of_onnx_files_is_served(tritons: Tritons, pair: tuple[Server, Server]) -> None:

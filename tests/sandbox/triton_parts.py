@@ -56,6 +56,23 @@ def onnx_bytes(slope: float = 2.0) -> bytes:
     return bytes(onnx.checker.check_model(model) or model.SerializeToString())
 
 
+def lookup_bytes() -> bytes:
+    """Return the ONNX file of y = (5, 7)[x], which fails where x is no index of the two."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["index"], to=TensorProto.INT64),
+        helper.make_node("Gather", ["table", "index"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        MODEL,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 4])],
+        [numpy_helper.from_array(np.float32([5, 7]), "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    return bytes(model.SerializeToString())
+
+
 def recorded(slope: float = 2.0, samples: int = 6) -> dict[str, np.ndarray[Any, Any]]:
     x = np.random.default_rng(7).normal(size=(samples, 4)).astype(np.float32)
     return {"input__x": x, "output__y": np.float32(slope) * x}

@@ -67,8 +67,9 @@ class TritonPythonModel:
         try:
             return self._answer(requests)
         except Exception as error:
-            failed = pb_utils.TritonError(f"onnx runtime error: {error}")
-            return [pb_utils.InferenceResponse(error=failed) for _ in requests]
+            # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
+            failed = [pb_utils.TritonError(f"onnx runtime error: {error}") for _ in requests]
+            return [pb_utils.InferenceResponse(error=each) for each in failed]
 
     def _answer(self, requests: list[Any]) -> list[Any]:
         if not self._batching and len(requests) > 1:
