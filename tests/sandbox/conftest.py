@@ -22,7 +22,7 @@ from sandbox.home import Home
 from sandbox.settings import ROOT, Settings, load_settings
 from sandbox.supervisor import Supervisor
 from sandbox.up import is_taken
-from tests.sandbox.releasing import Model, quick_spec, remove, train_all
+from tests.sandbox.releasing import Model, await_true, quick_spec, remove, train_all
 
 FIRST_BASE, LAST_BASE, BLOCK = 21600, 27600, 400
 WITHOUT = ("--without", "airflow", "--without", "traffic")
@@ -148,7 +148,13 @@ def killed(sandbox: Sandbox) -> Callable[[str], AbstractContextManager[None]]:
     def kill(name: str) -> Iterator[None]:
         supervisor = Supervisor(sandbox.home)
         os.kill(supervisor.state(name).pid, signal.SIGKILL)
-        supervisor.stop_programs([name], 20)
+
+        def stays_down() -> bool:
+            """supervisord starts a killed program again, so it may have to be told twice."""
+            supervisor.stop_programs([name], 20)
+            return supervisor.state(name).state == "STOPPED"
+
+        await_true(stays_down, f"{name} stays down")
         try:
             yield
         finally:
