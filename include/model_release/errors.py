@@ -7,9 +7,11 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── UnknownModel
     │   ├── CheckpointMissing
     │   ├── CheckpointUnreadable
+    │   │   └── CheckpointUnsafe     its bytes would run code, or escape their folder
     │   ├── TensorsDoNotMatch
     │   ├── FactoryFailed
     │   ├── ModelRefusesInputs
+    │   ├── ProviderMissing      an execution provider that the spec names is not on this machine
     │   ├── SamplesUnusable
     │   └── LookUnusable
     ├── Unavailable              an outside system did not answer; a retry may help
@@ -33,11 +35,14 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── ExportFailed
         ├── ParityFailed
         │   ├── OnnxUnusable
-        │   └── BatchDependent
+        │   ├── BatchDependent
+        │   └── NotDeterministic
         ├── BytesDiffer
         ├── LoadFailed
         ├── ProofFailed
         ├── AccuracyTooLow
+        ├── EmbeddingMoved
+        ├── ProcessDied          the child process that runs a checkpoint's code ended without an answer
         ├── BenchmarkFailed
         ├── ObjectiveNotMet
         ├── RouteNotConfirmed
@@ -130,6 +135,15 @@ class CheckpointUnreadable(BadInput):
         )
 
 
+class CheckpointUnsafe(CheckpointUnreadable):
+    """Loading the checkpoint would run code that nobody allowed, or write outside of its folder."""
+
+    def __init__(self, uri: str, why: str, instead: str) -> None:
+        BadInput.__init__(
+            self, f"the checkpoint {uri} is refused before anything of it is loaded: {why}. {instead} Nothing ran."
+        )
+
+
 class TensorsDoNotMatch(BadInput):
     """The checkpoint is for another architecture than the factory builds."""
 
@@ -169,6 +183,17 @@ class ModelRefusesInputs(BadInput):
         super().__init__(
             f"the PyTorch model of {model} fails on {what}: {why}. Correct inputs, ranges and outputs in the spec, "
             "or the model's forward."
+        )
+
+
+class ProviderMissing(BadInput):
+    """ONNX Runtime would take another execution provider than the one that was asked for."""
+
+    def __init__(self, model: str, asked: str, got: Sequence[str], why: str = "") -> None:
+        because = f" ({why})" if why else ""
+        super().__init__(
+            f"parity of {model} is asked for on {asked}, and ONNX Runtime offers {_listing(got)} here{because}. "
+            "Run the step where that device is, or take it out of parity.providers."
         )
 
 
@@ -371,7 +396,18 @@ class BatchDependent(ParityFailed):
             self,
             f"the answers of {model} depend on their batch: output {output!r} of a sample alone and among "
             f"{batch_size} differs by {worst_abs:.3g}, allowed {allowed}. Triton batches the requests of strangers: "
-            "make forward treat each sample on its own, or serve with max_batch_size 1.",
+            "make forward treat each sample on its own, or switch batching off with serving.max_batch_size: 0.",
+        )
+
+
+class NotDeterministic(ParityFailed):
+    """The model gives the same input another answer each time."""
+
+    def __init__(self, model: str, output: str, worst_abs: float, who: str, hint: str) -> None:
+        Failed.__init__(
+            self,
+            f"{model} answers the same input differently each time: output {output!r} of {who} differs by "
+            f"{worst_abs:.3g} between two runs, so nothing can be compared with it. {hint}",
         )
 
 
@@ -406,6 +442,24 @@ class AccuracyTooLow(Failed):
             f"{model} version {version} answers {got:.4f} of the golden set rightly on {where}, "
             f"below the allowed {least:.4f}. It goes no further."
         )
+
+
+class EmbeddingMoved(Failed):
+    """The new version's vectors cannot be compared with those that clients have stored."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(
+            f"the vectors of {model} do not lie in the space of stable's any more: {why}. Clients that keep vectors of "
+            "stable's would compare apples with pears: release it under another model name, with an index of its own, "
+            "or set embedding.same_space: reported."
+        )
+
+
+class ProcessDied(Failed):
+    """A child process ended without an answer."""
+
+    def __init__(self, what: str, how: str) -> None:
+        super().__init__(f"the process that was to {what} ended without an answer: {how}. Nothing was published.")
 
 
 class BenchmarkFailed(Failed):

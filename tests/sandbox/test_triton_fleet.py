@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 
 from model_release.environment import Environment, Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable, Superseded
+from model_release.spec import Tolerance
 from model_release.triton import config as configs
 from model_release.triton.compare import differences
 from model_release.triton.fleet import load_everywhere, prove, request_counts, unload_everywhere
@@ -33,7 +34,7 @@ from tests.sandbox.triton_parts import (
 )
 
 __all__ = ["pair", "tritons"]
-TOLERANCE = (1e-5, 1e-5)
+TOLERANCE = {"y": Tolerance(atol=1e-5, rtol=1e-5)}
 
 
 def unclaimed() -> None:
@@ -54,7 +55,7 @@ def load(tritons: Tritons, *servers: Server, version: int = VERSION) -> None:
 def proofs(
     tritons: Tritons, servers: tuple[Server, ...], config: Any, *, slope: float = 2.0, version: int = VERSION
 ) -> list[dict[str, Any]]:
-    return prove(tritons.fleet(*servers), MODEL, version, config, recorded(slope), *TOLERANCE, tritons.environment)
+    return prove(tritons.fleet(*servers), MODEL, version, config, recorded(slope), TOLERANCE, tritons.environment)
 
 
 def quick(environment: Environment, **changes: float) -> Environment:
@@ -153,7 +154,7 @@ def test_a_recorded_scalar_per_sample_is_proved(tritons: Tritons, pair: tuple[Se
 
     fleet = tritons.fleet(pair[0])
     samples = {"input__flag": flags, "output__same_flag": flags}
-    assert prove(fleet, MODEL, VERSION, config, samples, *TOLERANCE, tritons.environment)[0]["samples"] == 3
+    assert prove(fleet, MODEL, VERSION, config, samples, TOLERANCE, tritons.environment)[0]["samples"] == 3
 
 
 def test_an_automatic_kind_is_proved_as_what_the_server_chose(tritons: Tritons, pair: tuple[Server, Server]) -> None:
@@ -250,7 +251,7 @@ def test_a_model_that_was_never_loaded_is_not_proved(tritons: Tritons, pair: tup
     fleet = tritons.fleet(pair[0])
 
     with pytest.raises(ProofFailed, match="no version loaded"):
-        prove(fleet, "untouched", VERSION, config, recorded(), *TOLERANCE, tritons.environment)
+        prove(fleet, "untouched", VERSION, config, recorded(), TOLERANCE, tritons.environment)
     tritons.remove(pair[0], "untouched")
 
 
@@ -380,7 +381,7 @@ def test_a_dead_replica_is_named_at_once(tritons: Tritons, pair: tuple[Server, S
     with pytest.raises(ReplicaUnavailable, match="dead-0"):
         load_everywhere(fleet, MODEL, VERSION, tritons.environment, unclaimed)
     with pytest.raises(ReplicaUnavailable, match="dead-0"):
-        prove(fleet, MODEL, VERSION, config, recorded(), *TOLERANCE, tritons.environment)
+        prove(fleet, MODEL, VERSION, config, recorded(), TOLERANCE, tritons.environment)
     with pytest.raises(ReplicaUnavailable, match="dead-0"):
         unload_everywhere(fleet, MODEL, tritons.environment, unclaimed)
 
@@ -397,7 +398,7 @@ def test_a_hung_replica_fails_at_the_deadline(tritons: Tritons, pair: tuple[Serv
         with pytest.raises(LoadFailed, match=r"fleet-1.*no answer within 1 s"):
             load_everywhere(fleet, MODEL, VERSION, hasty, unclaimed)
         with pytest.raises(ReplicaUnavailable, match=r"fleet-1.*no answer within 1 s"):
-            prove(fleet, MODEL, VERSION, config, recorded(), *TOLERANCE, hasty)
+            prove(fleet, MODEL, VERSION, config, recorded(), TOLERANCE, hasty)
         with pytest.raises(ReplicaUnavailable, match="fleet-1"):
             request_counts(fleet, MODEL, hasty)
         assert time.monotonic() - began < 6
@@ -417,5 +418,5 @@ def test_a_restricted_control_api_opens_with_its_key(tritons: Tritons) -> None:
     values = {**tritons.environment.model_dump(), "triton_key": "release=open-sesame"}
     keyed = Environment.model_validate(values)
     load_everywhere(fleet, MODEL, VERSION, keyed, unclaimed)
-    prove(fleet, MODEL, VERSION, config, recorded(), *TOLERANCE, keyed)
+    prove(fleet, MODEL, VERSION, config, recorded(), TOLERANCE, keyed)
     guarded.kill()

@@ -19,7 +19,7 @@ from model_release.errors import BatchDependent, ModelRefusesInputs, OnnxUnusabl
 from model_release.export import export_onnx
 from model_release.parity import samples as sets
 from model_release.parity.compare import compare
-from model_release.spec import ModelSpec, Parity
+from model_release.spec import ModelSpec, Tolerance
 from tests.unit import toys
 
 
@@ -120,7 +120,7 @@ def test_inputs_that_the_model_itself_refuses_point_to_the_spec(tokens_path: Pat
 # --- comparing ---------------------------------------------------------------------------------
 
 NUMBERS = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=8)
-TOLERANCE = Parity(atol=1e-4, rtol=1e-3)
+TOLERANCE = Tolerance(atol=1e-4, rtol=1e-3)
 
 
 @given(NUMBERS)

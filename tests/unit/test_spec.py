@@ -46,7 +46,10 @@ def test_a_minimal_config_has_the_defaults_of_production() -> None:
         ("canary: {stages: [10, 50]}", ["must rise and end at 100"]),
         ("canary: {min_bake_s: 60, max_bake_s: 30}", ["must be below max_bake_s"]),
         ("schedule: daily", ["cron line of five fields"]),
-        ("serving: {max_batch_size: 8}", ["parity.batch_sizes [64] are above serving.max_batch_size 8"]),
+        (
+            "serving: {max_batch_size: 8}\nparity: {batch_sizes: [64]}",
+            ["parity.batch_sizes [64] are above serving.max_batch_size 8"],
+        ),
         ("serving: {dynamic_batching: {preferred_batch_size: [128]}}", ["above max_batch_size 64"]),
         ("dynamic_axes: {seq: {min: 2, max: 8}}", ["no input names"]),
         ("contract: 2", ["contract"]),
@@ -121,3 +124,57 @@ def test_templates_put_values_in_and_leave_the_rest() -> None:
 
 def test_names_that_would_collide_with_ensemble_parts_are_refused() -> None:
     assert "'__'" in problems_of(good("a__b"))
+
+
+PIN = "ab" * 32
+CODE = """
+name: digits
+source: {{checkpoint: "file:///model.pt2", format: {format}{extra}}}
+inputs: [{{name: image, dtype: float32, shape: [1, 8, 8]}}]
+outputs: [{{name: logits, dtype: float32, shape: [10]}}]
+"""
+
+
+@pytest.mark.parametrize("form", ["exported_program", "torchscript"])
+@pytest.mark.parametrize("extra", ["", ", allow_code: true", f", sha256: {PIN}"])
+def test_a_checkpoint_that_is_code_needs_to_be_allowed_and_pinned(form: str, extra: str) -> None:
+    message = problems_of(CODE.format(format=form, extra=extra))
+
+    assert "is a program that runs when it is loaded: it needs allow_code: true, and sha256" in message
+
+
+def test_code_that_is_allowed_and_pinned_is_taken_without_a_factory() -> None:
+    allowed = f", allow_code: true, sha256: {PIN}"
+    spec = parse_section(ModelSpec, CODE.format(format="torchscript", extra=allowed), "digits.yaml")
+
+    assert spec.source.is_code
+    assert "factory is for state_dict" in problems_of(
+        CODE.format(format="torchscript", extra=allowed + ", factory: 'a:b'")
+    )
+
+
+def test_a_state_dict_needs_a_factory_and_never_code() -> None:
+    assert "factory is missing" in problems_of(CODE.format(format="state_dict", extra=""))
+    assert "nothing of a state_dict is ever run" in problems_of(
+        CODE.format(format="state_dict", extra=", factory: 'a:b', allow_code: true")
+    )
+
+
+def test_tolerances_have_defaults_by_dtype_and_the_more_special_wins() -> None:
+    outputs = [{"name": name, "dtype": name, "shape": [2]} for name in ("float16", "float32", "float64", "int64")]
+    plain = parse_section(ModelSpec, good(), "x").model_dump() | {"outputs": outputs}
+
+    def tolerances(**changes: object) -> list[tuple[float, float]]:
+        spec = ModelSpec.model_validate({**plain, **changes})
+        return [(t.atol, t.rtol) for t in (spec.tolerance(output["name"]) for output in outputs)]
+
+    assert tolerances() == [(1e-2, 1e-2), (1e-4, 1e-3), (1e-7, 1e-6), (0, 0)]
+    assert tolerances(export={"precision": "fp16"})[1] == (1e-2, 1e-2)
+    assert tolerances(parity={"atol": 0.5})[1:] == [(0.5, 1e-3), (0.5, 1e-6), (0, 0)]
+    own = {"int64": {"atol": 1, "rtol": 0}}
+    assert tolerances(parity={"atol": 0.5, "outputs": own})[2:] == [(0.5, 1e-6), (1, 0)]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(64, [1, 3, 64]), (2, [1, 2]), (1, [1]), (0, [1, 3])])
+def test_parity_is_proved_up_to_the_largest_batch_that_is_served(most: int, sizes: list[int]) -> None:
+    assert parse_section(ModelSpec, good(extra=f"serving: {{max_batch_size: {most}}}"), "x").batch_sizes == sizes

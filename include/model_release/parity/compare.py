@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_release.spec import Parity
+from model_release.spec import Tolerance
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Difference:
         )
 
 
-def compare(answer: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: Parity) -> Difference:
+def compare(answer: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: Tolerance) -> Difference:
     """
     Compare arrays of one shape: an element differs beyond atol + rtol * |reference|.
 
@@ -55,8 +55,3 @@ def compare(answer: npt.NDArray[Any], reference: npt.NDArray[Any], tolerance: Pa
         differing=int(differs.sum()),
         elements=int(reference.size),
     )
-
-
-def allowed(tolerance: Parity) -> str:
-    """Return the tolerance as people read it."""
-    return f"{tolerance.atol:g} + {tolerance.rtol:g} * |reference|"

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from model_release.errors import BatchDependent, OnnxUnusable, ParityFailed
 from model_release.parity import samples as sets
 from model_release.parity.candidate import Candidate, import_onnxruntime, opset_of
-from model_release.parity.compare import Difference, allowed, compare
+from model_release.parity.compare import Difference, compare
 from model_release.parity.reference import Reference
 from model_release.spec import ModelSpec
 
@@ -49,8 +49,6 @@ class ParityReport:
     model: str
     rows: tuple[Row, ...]
     batch_independence: tuple[Row, ...]
-    atol: float
-    rtol: float
     real_samples: int
     seeds: tuple[int, ...]
     opset: int
@@ -85,15 +83,13 @@ def prove(spec: ModelSpec, module: nn.Module, onnx_path: Path, samples: Arrays |
     import torch
 
     reference, candidate = Reference(spec, module), Candidate(spec, onnx_path)
-    sizes = sorted(set(spec.parity.batch_sizes))
+    sizes = spec.batch_sizes
     rows = [row for size in sizes for row in _rows(spec, reference, candidate, size, samples)]
     independence = _independence(spec, candidate, samples)
     return ParityReport(
         model=spec.name,
         rows=tuple(rows),
         batch_independence=tuple(independence),
-        atol=spec.parity.atol,
-        rtol=spec.parity.rtol,
         real_samples=len(next(iter(samples.values()))) if samples else 0,
         seeds=tuple(_SEED + size for size in sizes),
         opset=opset_of(onnx_path),
@@ -114,7 +110,7 @@ def _cases(spec: ModelSpec, size: int, samples: Arrays | None) -> Iterator[_Case
     edges = sets.edges(spec, middle)
     for start in range(0, len(next(iter(edges.values()))), size):
         yield _Case("zeros, ones, lowest and highest values", sets.cycled(edges, size, start))
-    if size == min(spec.parity.batch_sizes) and spec.dynamic_axes:
+    if size == spec.batch_sizes[0] and spec.dynamic_axes:
         for end in ("min", "max"):
             axes = {name: int(getattr(axis, end)) for name, axis in spec.dynamic_axes.items()}
             yield _Case(f"the {end} of every dynamic axis", sets.generate(spec, size, _SEED + size, axes))
@@ -134,7 +130,7 @@ def _rows(
         total = reduce(or_, differences)
         if total.differing:
             differing = f"{total.differing} of {total.elements} elements beyond the tolerance"
-            raise ParityFailed(spec.name, name, size, total.worst_abs, allowed(spec.parity), differing)
+            raise ParityFailed(spec.name, name, size, total.worst_abs, str(spec.tolerance(name)), differing)
         yield Row(name, size, **asdict(total))
 
 
@@ -146,7 +142,7 @@ def _difference(
         if got != wanted:
             why = f"output {name!r} has the {attribute} {got} for {what}, PyTorch's has {wanted}"
             raise OnnxUnusable(spec.name, why)
-    return compare(answer, expected, spec.parity)
+    return compare(answer, expected, spec.tolerance(name))
 
 
 def _independence(spec: ModelSpec, candidate: Candidate, samples: Arrays | None) -> Iterator[Row]:
@@ -173,7 +169,7 @@ def _independence(spec: ModelSpec, candidate: Candidate, samples: Arrays | None)
         if len(together[name]) != size or any(answer[name].shape[1:] != together[name].shape[1:] for answer in alone):
             shapes = [list(answer[name].shape) for answer in (together, alone[0])]
             raise OnnxUnusable(spec.name, f"output {name!r} has the shapes {shapes} for {size} samples and for one")
-        found = compare(together[name], np.concatenate([answer[name] for answer in alone]), spec.parity)
+        found = compare(together[name], np.concatenate([answer[name] for answer in alone]), spec.tolerance(name))
         if found.differing:
-            raise BatchDependent(spec.name, name, size, found.worst_abs, allowed(spec.parity))
+            raise BatchDependent(spec.name, name, size, found.worst_abs, str(spec.tolerance(name)))
         yield Row(name, size, **asdict(found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,7 @@ from model_release.ledger.state import Running, State, StateFile
 from model_release.repository.archive import Archive
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import KeyAbsent, ObjectStore
-from model_release.spec import ModelSpec
+from model_release.spec import ModelSpec, digest_of
 from model_release.traffic import connect
 from model_release.traffic.router import Router
 
@@ -151,9 +152,11 @@ def read_frozen_spec(store: ObjectStore, model: str, digest: str) -> ModelSpec:
     """Read a frozen spec. Raises BytesDiffer when it is not the one that was frozen."""
     key = f"ledger/{model}/specs/{digest}.json"
     try:
-        spec = ModelSpec.model_validate_json(store.get(key)[0])
+        values = json.loads(store.get(key)[0])
     except KeyAbsent:
         raise BytesDiffer(key, "nothing", digest) from None
-    if spec.digest != digest:
-        raise BytesDiffer(key, spec.digest, digest)
-    return spec
+    except ValueError:
+        raise BytesDiffer(key, "no JSON", digest) from None
+    if digest_of(values) != digest:
+        raise BytesDiffer(key, digest_of(values), digest)
+    return ModelSpec.model_validate(values)

@@ -43,15 +43,14 @@ def recorded_samples(step: Step, base: Manifest) -> dict[str, np.ndarray[Any, An
 
 def prove(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
     """Prove on each replica's own port that it serves exactly this version and config, and answers rightly."""
-    parity = step.spec.parity
+    spec = step.spec
     return fleets.prove(
         step.pair.fleet(fleet),
         step.release.model,
         base.version,
         config,
         recorded_samples(step, base),
-        parity.atol,
-        parity.rtol,
+        {tensor.name: spec.tolerance(tensor.name) for tensor in spec.outputs},
         step.environment,
     )
 

@@ -7,13 +7,14 @@ A replica's answer to a load proves nothing, so a proof looks at the index, at t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model_release.environment import Environment, Fleet
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
+from model_release.spec import Tolerance
 from model_release.triton.compare import differences
 from model_release.triton.config import RELEASE_DIGEST
 from model_release.triton.replica import Arrays, IndexEntry, ReplicaClient, ReplicaError
@@ -52,19 +53,18 @@ def prove(
     version: int,
     config: ModelConfig,
     recorded: Arrays,
-    atol: float,
-    rtol: float,
+    tolerances: Mapping[str, Tolerance],
     environment: Environment,
 ) -> list[dict[str, Any]]:
     """
     Prove on each replica's own port that it serves exactly this version with exactly this config, rightly.
 
     `recorded` holds arrays `input__<name>` and `output__<name>`, batch axis first; an answer is right when
-    |answer - recorded| <= atol + rtol * |recorded| for every element. Returns one dict a replica.
+    within its output's tolerance of the recorded one. Returns one dict a replica.
     Raises ProofFailed or ReplicaUnavailable, naming the replica.
     """
     return [
-        _prove_replica(ReplicaClient(replica, environment), model, version, config, recorded, (atol, rtol), environment)
+        _prove_replica(ReplicaClient(replica, environment), model, version, config, recorded, tolerances, environment)
         for replica in fleet.replicas
     ]
 
@@ -107,7 +107,7 @@ def _prove_replica(
     version: int,
     config: ModelConfig,
     recorded: Arrays,
-    tolerance: tuple[float, float],
+    tolerances: Mapping[str, Tolerance],
     environment: Environment,
 ) -> dict[str, Any]:
     with client:
@@ -141,7 +141,7 @@ def _prove_answers(
     version: int,
     config: ModelConfig,
     recorded: Arrays,
-    tolerance: tuple[float, float],
+    tolerances: Mapping[str, Tolerance],
 ) -> tuple[float, int]:
     """Return the worst absolute difference of one recorded batch and its size. Raises ProofFailed."""
     names = [entry.name for entry in config.input]
@@ -154,7 +154,9 @@ def _prove_answers(
             shape = None if got is None else list(got.shape)
             why = f"output {entry.name!r} of a recorded sample has shape {shape}, recorded {list(expected.shape)}"
             raise ProofFailed(client.name, model, version, why)
-        worst = max(worst, _prove_close(client.name, model, version, entry.name, (got, expected), tolerance))
+        worst = max(
+            worst, _prove_close(client.name, model, version, entry.name, (got, expected), tolerances[entry.name])
+        )
     return worst, size
 
 
@@ -164,11 +166,10 @@ def _prove_close(
     version: int,
     output: str,
     pair: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
-    tolerance: tuple[float, float],
+    tolerance: Tolerance,
 ) -> float:
     got, expected = pair[0].reshape(pair[1].shape).astype(np.float64), pair[1].astype(np.float64)
-    atol, rtol = tolerance
-    wrong = ~np.isclose(got, expected, rtol=rtol, atol=atol, equal_nan=True)
+    wrong = ~np.isclose(got, expected, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True)
     difference = np.nan_to_num(np.abs(got - expected), nan=0.0 if not wrong.any() else np.inf, posinf=np.inf)
     worst = float(difference.max(initial=0.0))
     if wrong.any():
@@ -177,7 +178,7 @@ def _prove_close(
             model,
             version,
             f"output {output!r} of recorded samples differs by {worst:.3g} ({wrong.sum()} of {wrong.size} values), "
-            f"allowed {atol:g} + {rtol:g} * |recorded|",
+            f"allowed {tolerance}",
         )
     return worst
 

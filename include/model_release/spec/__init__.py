@@ -1,0 +1,38 @@
+"""
+The model config: one YAML file a model, checked whole before anything is touched.
+
+Every field that is accepted is honoured; an unknown key is an error that names its neighbour.
+"""
+
+from model_release.spec.canary import Canary, ErrorRateGate, Gate, LatencyGate
+from model_release.spec.model import ModelSpec, digest_of
+from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance
+from model_release.spec.section import Section
+from model_release.spec.serving import Benchmark, BenchmarkSearch, Serving
+from model_release.spec.source import Source, render_template, template_variables
+from model_release.spec.tensors import Axis, Dtype, Input, Tensor
+
+__all__ = [
+    "Accuracy",
+    "Axis",
+    "Benchmark",
+    "BenchmarkSearch",
+    "Canary",
+    "Dtype",
+    "Embedding",
+    "ErrorRateGate",
+    "Export",
+    "Gate",
+    "Input",
+    "LatencyGate",
+    "ModelSpec",
+    "Parity",
+    "Section",
+    "Serving",
+    "Source",
+    "Tensor",
+    "Tolerance",
+    "digest_of",
+    "render_template",
+    "template_variables",
+]

@@ -1,0 +1,73 @@
+"""`canary`: the stages of the traffic shift and how each is judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from model_release.spec.section import Section
+from model_release.spec.serving import LatencyObjective
+
+Percent = Annotated[int, Field(ge=1, le=100)]
+
+
+class ErrorRateGate(Section):
+    """Judge the share of failed requests."""
+
+    name: str
+    kind: Literal["error_rate"]
+    odds_ratio: Annotated[float, Field(ge=1)] = 1.5
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
+    weight: Annotated[float, Field(gt=0)] = 0.5
+    objective: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    dry_run: bool = False
+
+
+class LatencyGate(Section):
+    """Judge the share of requests slower than bounds set by stable's own latency."""
+
+    name: str
+    kind: Literal["latency"]
+    slower_than: Annotated[float, Field(ge=1)] = 1.10
+    margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
+    bounds_ms: list[Annotated[float, Field(gt=0)]] | None = None
+    weight: Annotated[float, Field(gt=0)] = 0.5
+    objective: LatencyObjective = LatencyObjective(p99_ms=50)
+    dry_run: bool = False
+
+
+Gate = Annotated[ErrorRateGate | LatencyGate, Field(discriminator="kind")]
+
+
+class Canary(Section):
+    """The stages of the traffic shift and how each is judged."""
+
+    stages: Annotated[list[Percent], Field(min_length=1)] = [10, 50, 100]
+    warmup_s: Annotated[float, Field(ge=0)] = 30
+    min_bake_s: Annotated[float, Field(ge=0)] = 120
+    max_bake_s: Annotated[float, Field(gt=0)] = 900
+    look_interval_s: Annotated[float, Field(ge=0.5)] = 5
+    hold_s: Annotated[float, Field(ge=0)] = 3600
+    min_requests: Annotated[int, Field(ge=1)] = 1000
+    alpha_rollback: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
+    alpha_advance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    on_inconclusive: Literal["hold", "rollback", "advance"] = "hold"
+    gates: Annotated[list[Gate], Field(min_length=1)] = [
+        ErrorRateGate(name="errors", kind="error_rate"),
+        LatencyGate(name="latency", kind="latency"),
+    ]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Canary:
+        if self.stages != sorted(set(self.stages)) or self.stages[-1] != 100:
+            message = f"stages {self.stages} must rise and end at 100"
+            raise ValueError(message)
+        if self.min_bake_s >= self.max_bake_s:
+            message = f"min_bake_s {self.min_bake_s} must be below max_bake_s {self.max_bake_s}"
+            raise ValueError(message)
+        names = [gate.name for gate in self.gates]
+        if len(names) != len(set(names)):
+            message = f"gates need names of their own, got {names}"
+            raise ValueError(message)
+        return self

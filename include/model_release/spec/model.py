@@ -1,0 +1,122 @@
+"""The whole model config, and what has to hold between its parts."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
+
+from model_release.spec.canary import Canary
+from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance, default_tolerance
+from model_release.spec.section import Section
+from model_release.spec.serving import Benchmark, Serving
+from model_release.spec.source import Source
+from model_release.spec.tensors import Axis, Input, Tensor
+
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+
+
+def _no_double_underscore(name: str) -> str:
+    if "__" in name:
+        message = f"{name!r} holds '__', which is kept for the parts of an ensemble"
+        raise ValueError(message)
+    return name
+
+
+def _one_cron_line(schedule: str | None) -> str | None:
+    if schedule is not None and len(schedule.split()) != 5:
+        message = f"schedule {schedule!r} must be a cron line of five fields, in UTC, or null"
+        raise ValueError(message)
+    return schedule
+
+
+def _listed(value: Any) -> Any:
+    return [] if value is None else value
+
+
+class ModelSpec(Section):
+    """One served model: what `include/model_configs/<name>.yaml` says."""
+
+    name: Annotated[ModelName, AfterValidator(_no_double_underscore)]
+    owner: str = "ml-platform"
+    description: str = ""
+    schedule: Annotated[str | None, AfterValidator(_one_cron_line)] = None
+    triggered_by: Annotated[list[str], BeforeValidator(_listed)] = []
+    contract: Literal[1] = 1
+    source: Source
+    inputs: Annotated[list[Input], Field(min_length=1)]
+    dynamic_axes: dict[str, Axis] = {}
+    outputs: Annotated[list[Tensor], Field(min_length=1)]
+    export: Export = Export()
+    parity: Parity = Parity()
+    serving: Serving = Serving()
+    benchmark: Benchmark = Benchmark()
+    accuracy: Accuracy | None = None
+    embedding: Embedding | None = None
+    canary: Canary = Canary()
+
+    @model_validator(mode="after")
+    def _axes_and_names(self) -> ModelSpec:
+        named = {axis for tensor in self.inputs for axis in tensor.shape if isinstance(axis, str)}
+        unknown = sorted(named - set(self.dynamic_axes))
+        if unknown:
+            message = f"inputs name the axes {unknown}, which dynamic_axes does not describe"
+            raise ValueError(message)
+        unused = sorted(set(self.dynamic_axes) - named)
+        if unused:
+            message = f"dynamic_axes describes {unused}, which no input names"
+            raise ValueError(message)
+        for tensors in (self.inputs, self.outputs):
+            names = [tensor.name for tensor in tensors]
+            if len(names) != len(set(names)):
+                message = f"tensor names must differ, got {names}"
+                raise ValueError(message)
+        outputs = [tensor.name for tensor in self.outputs]
+        asked = {"parity.outputs": [*self.parity.outputs], "accuracy.output": [self.accuracy and self.accuracy.output]}
+        asked["embedding.output"] = [self.embedding and self.embedding.output]
+        for where, names in asked.items():
+            foreign = [name for name in names if name and name not in outputs]
+            if foreign:
+                message = f"{where} names {foreign}, the outputs are {outputs}"
+                raise ValueError(message)
+        most = self.serving.max_batch_size
+        too_big = [size for size in self.parity.batch_sizes if most and size > most]
+        if too_big:
+            message = f"parity.batch_sizes {too_big} are above serving.max_batch_size {most}"
+            raise ValueError(message)
+        return self
+
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The batch sizes at which parity is proved, rising; without batching a client may still send a few."""
+        most = self.serving.max_batch_size or 3
+        return sorted(set(self.parity.batch_sizes or [1, min(3, most), most]))
+
+    def tolerance(self, output: str) -> Tolerance:
+        """Return how far an output, by its name, may be from the reference."""
+        own = self.parity.outputs.get(output)
+        if own is not None:
+            return own
+        dtype = next(tensor.dtype for tensor in self.outputs if tensor.name == output)
+        usual = default_tolerance(dtype, self.export.precision)
+        if not dtype.startswith("float"):
+            return usual
+        atol, rtol = self.parity.atol, self.parity.rtol
+        return Tolerance(atol=usual.atol if atol is None else atol, rtol=usual.rtol if rtol is None else rtol)
+
+    @property
+    def digest(self) -> str:
+        """The sha256 of the canonical JSON of the spec."""
+        return digest_of(self.model_dump(mode="json"))
+
+
+def digest_of(values: dict[str, Any]) -> str:
+    """
+    Return the sha256 of the canonical JSON of a spec's values.
+
+    A frozen spec is held against its digest as it was written, so that fields added since change nothing.
+    """
+    canonical = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,49 @@
+"""`inputs`, `outputs` and `dynamic_axes`: the contract of a model with its clients."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from model_release.spec.section import Section
+
+#: numpy names of the tensor types that a spec may name; Triton's names are derived from them.
+Dtype = Literal[
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
+]
+
+
+class Tensor(Section):
+    """An input or output, without its batch axis; a name in `shape` is a dynamic axis."""
+
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_]\w*$")]
+    dtype: Dtype
+    shape: list[Annotated[int, Field(ge=1)] | Annotated[str, StringConstraints(pattern=r"^[a-z_]\w*$")]]
+
+
+class Input(Tensor):
+    """An input; `range` bounds the values generated for it, both ends included."""
+
+    range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _rising_range(self) -> Input:
+        if self.range is not None and self.range[0] > self.range[1]:
+            message = f"range {list(self.range)} of input {self.name!r} must rise"
+            raise ValueError(message)
+        return self
+
+
+class Axis(Section):
+    """The sizes that a dynamic axis may take."""
+
+    min: Annotated[int, Field(ge=1)] = 1
+    max: Annotated[int, Field(ge=2)]
+
+    @model_validator(mode="after")
+    def _rising(self) -> Axis:
+        if self.min >= self.max:
+            message = f"min {self.min} must be below max {self.max}"
+            raise ValueError(message)
+        return self
