@@ -68,8 +68,8 @@ class OutputParity(Section):
     One output against the reference, by one execution provider, over all cases.
 
     Errors are absolute, over the elements finite in both; quantiles are named p50, p90, p99 and p999. `ulps` are in the
-    output's own dtype, None for whole numbers. `cosine_min` is over samples, None where an output is one value a sample.
-    `top1_agreement` is the share of samples whose largest value has the same place, None where there are no classes.
+    output's own dtype, None for whole numbers. `cosine_min` is over samples, None where an output is one value a
+    sample. `top1_agreement` is the share of samples whose largest value has the same place, None where there are no classes.
     Where a number is not finite it is None.
     """
 

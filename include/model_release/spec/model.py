@@ -74,10 +74,13 @@ class ModelSpec(Section):
                 message = f"tensor names must differ, got {names}"
                 raise ValueError(message)
         outputs = [tensor.name for tensor in self.outputs]
-        asked = {"parity.outputs": [*self.parity.outputs], "accuracy.output": [self.accuracy and self.accuracy.output]}
-        asked["embedding.output"] = [self.embedding and self.embedding.output]
+        asked: dict[str, list[str | None]] = {
+            "parity.outputs": [*self.parity.outputs],
+            "accuracy.output": [self.accuracy.output] if self.accuracy else [],
+            "embedding.output": [self.embedding.output] if self.embedding else [],
+        }
         for where, names in asked.items():
-            foreign = [name for name in names if name and name not in outputs]
+            foreign = [name for name in names if name is not None and name not in outputs]
             if foreign:
                 message = f"{where} names {foreign}, the outputs are {outputs}"
                 raise ValueError(message)

@@ -124,7 +124,7 @@ def _prove_replica(
             why = f"its config differs: {'; '.join(found[:_SHOWN_DIFFERENCES])}{more}"
             raise ProofFailed(client.name, model, version, why)
         began = time.monotonic()
-        worst, samples = _prove_answers(client, model, version, config, recorded, tolerance)
+        worst, samples = _prove_answers(client, model, version, config, recorded, tolerances)
         return {
             "replica": client.name,
             "version": version,
