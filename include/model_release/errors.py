@@ -83,6 +83,19 @@ class Failed(ReleaseError):
     """A check of the release did not pass."""
 
 
+def revived(name: str, message: str) -> ReleaseError:
+    """Return the error of that class name with a sentence that was built before, in a report or in another process."""
+    waiting = [ReleaseError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__name__ == name:
+            error = kind.__new__(kind)
+            Exception.__init__(error, message)
+            return error
+        waiting += kind.__subclasses__()
+    return ReleaseError(message)
+
+
 def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean X?' for a close match of `got`, else an empty string."""
     close = difflib.get_close_matches(got, list(allowed), n=1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from model_release.errors import revived
 from model_release.spec import Section
 
 
@@ -69,8 +70,8 @@ class OutputParity(Section):
 
     Errors are absolute, over the elements finite in both; quantiles are named p50, p90, p99 and p999. `ulps` are in the
     output's own dtype, None for whole numbers. `cosine_min` is over samples, None where an output is one value a
-    sample. `top1_agreement` is the share of samples whose largest value has the same place, None where there are no classes.
-    Where a number is not finite it is None.
+    sample. `top1_agreement` is the share of samples whose largest value has the same place, None where there are no
+    classes. Where a number is not finite it is None.
     """
 
     output: str
@@ -154,14 +155,21 @@ class EmbeddingReport(Section):
     required: bool
 
 
+class Failure(Section):
+    """Why the proof did not hold: the name of an error of `model_release.errors`, and its sentence."""
+
+    error: str
+    message: str
+
+
 class ParityReport(Section):
-    """The evidence of one proof; `passed` is whether it held, `failures` say in sentences why not."""
+    """The evidence of one proof; `passed` is whether it held, `failures` say why not."""
 
     schema_version: Literal[1] = 1
     model: str
     version: int | None = None
     passed: bool
-    failures: list[str]
+    failures: list[Failure]
     source: Source
     onnx: OnnxFile
     providers: list[str]
@@ -175,3 +183,10 @@ class ParityReport(Section):
     seed: int
     versions: dict[str, str]
     seconds: float
+
+    def raise_for_failure(self) -> None:
+        """Raise the first failure as the error that it is; nothing happens when the proof held."""
+        if self.failures:
+            first, more = self.failures[0], len(self.failures) - 1
+            others = f" ({more} more in the report.)" if more else ""
+            raise revived(first.error, first.message + others)

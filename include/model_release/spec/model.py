@@ -79,8 +79,8 @@ class ModelSpec(Section):
             "accuracy.output": [self.accuracy.output] if self.accuracy else [],
             "embedding.output": [self.embedding.output] if self.embedding else [],
         }
-        for where, names in asked.items():
-            foreign = [name for name in names if name is not None and name not in outputs]
+        for where, asked_names in asked.items():
+            foreign = [name for name in asked_names if name is not None and name not in outputs]
             if foreign:
                 message = f"{where} names {foreign}, the outputs are {outputs}"
                 raise ValueError(message)
