@@ -7,7 +7,7 @@ person wants to look at. New fields get defaults; `schema_version` rises when a 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from model_release.errors import revived
 from model_release.spec import Section
@@ -183,6 +183,18 @@ class ParityReport(Section):
     seed: int
     versions: dict[str, str]
     seconds: float
+
+    def summary(self) -> dict[str, Any]:
+        """Return what fits into a message between tasks and into a manifest."""
+        return {
+            "passed": self.passed,
+            "max_abs": {f"{found.output} ({found.provider})": found.max_abs for found in self.outputs},
+            "batch_independent": not any(found.differing for found in self.batch_independence),
+            "accuracy": self.accuracy.accuracy if self.accuracy else None,
+            "same_space": self.embedding.same_space if self.embedding else None,
+            "real_samples": self.real_samples,
+            "seconds": round(self.seconds, 1),
+        }
 
     def raise_for_failure(self) -> None:
         """Raise the first failure as the error that it is; nothing happens when the proof held."""
