@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -44,6 +46,17 @@ class Output:
         """Write a line for people; programs get none."""
         if not self.as_json:
             _people.print(text, soft_wrap=True)
+
+    @contextmanager
+    def progress(self) -> Iterator[Callable[[str], None]]:
+        """Give a function that says on stderr what begins now: one live line on a terminal, else a line each."""
+        if self.as_json:
+            yield lambda _: None
+        elif _errors.is_terminal:
+            with _errors.status("") as status:
+                yield lambda text: status.update(escape(text))
+        else:
+            yield lambda text: _errors.print(escape(text), soft_wrap=True)
 
     def give(self, result: Any) -> None:
         """Write the result for programs."""
