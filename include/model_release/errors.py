@@ -35,12 +35,16 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── ExportFailed
         ├── ParityFailed
         │   ├── OnnxUnusable
+        │   ├── OutputMisdeclared    an output is of another shape or dtype than the spec says
+        │   ├── NotFinite            NaN or an infinity on one side alone
         │   ├── BatchDependent
         │   └── NotDeterministic
         ├── BytesDiffer
         ├── LoadFailed
         ├── ProofFailed
         ├── AccuracyTooLow
+        │   └── AccuracyNotProven    not shown to be as good as another version
+        ├── StableUnusable       stable's ONNX file does not answer, so nothing can be compared with it
         ├── EmbeddingMoved
         ├── ProcessDied          the child process that runs a checkpoint's code ended without an answer
         ├── BenchmarkFailed
@@ -100,6 +104,10 @@ def did_you_mean(got: str, allowed: Iterable[str]) -> str:
     """Return ' Did you mean X?' for a close match of `got`, else an empty string."""
     close = difflib.get_close_matches(got, list(allowed), n=1)
     return f" Did you mean {close[0]!r}?" if close else ""
+
+
+def _versioned(model: str, version: int | None) -> str:
+    return model if version is None else f"{model} version {version}"
 
 
 def _listing(names: Sequence[str], most: int = 8) -> str:
@@ -401,15 +409,61 @@ class OnnxUnusable(ParityFailed):
         )
 
 
-class BatchDependent(ParityFailed):
-    """An answer depends on the other samples of its batch, which at serving are strangers' requests."""
+class OutputMisdeclared(ParityFailed):
+    """An output of the model is not what the spec declares."""
 
-    def __init__(self, model: str, output: str, batch_size: int, worst_abs: float, allowed: str) -> None:
+    def __init__(self, model: str, output: str, what: str, got: str, declared: str) -> None:
         Failed.__init__(
             self,
-            f"the answers of {model} depend on their batch: output {output!r} of a sample alone and among "
-            f"{batch_size} differs by {worst_abs:.3g}, allowed {allowed}. Triton batches the requests of strangers: "
-            "make forward treat each sample on its own, or switch batching off with serving.max_batch_size: 0.",
+            f"output {output!r} of the PyTorch model of {model} is {got} for {what}, the spec says {declared}. "
+            "Correct `outputs` of the spec, which clients read, or what forward returns.",
+        )
+
+
+class NotFinite(ParityFailed):
+    """NaN or an infinity where the PyTorch model answers otherwise."""
+
+    def __init__(self, model: str, output: str, elements: str, where: str, got: str, reference: str) -> None:
+        Failed.__init__(
+            self,
+            f"the ONNX of {model} is not finite where PyTorch is, or the other way about: output {output!r}, "
+            f"{elements}, the first in {where}: {got}, PyTorch answers {reference}. No tolerance covers that: look for "
+            "overflow in float16, division by zero, the logarithm of zero, or a range wider than what the model takes.",
+        )
+
+
+class BatchDependent(ParityFailed):
+    """
+    An answer depends on its batch, which at serving is made of strangers' requests.
+
+    `on` is what it depends on, `module_too` whether the PyTorch model does as well; None where nobody looked.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        output: str,
+        batch_size: int,
+        worst_abs: float,
+        allowed: str,
+        *,
+        on: str = "neighbours",
+        module_too: bool | None = None,
+    ) -> None:
+        compared = {
+            "neighbours": f"of a sample alone and among {batch_size}",
+            "place": f"of a sample at one place of {batch_size} and at another",
+        }[on]
+        who = {
+            None: "",
+            True: " The PyTorch model does so too: it is the model, not the export.",
+            False: " The PyTorch model does not: the export brought it in.",
+        }[module_too]
+        Failed.__init__(
+            self,
+            f"the answers of {model} depend on their batch: output {output!r} {compared} differs by {worst_abs:.3g}, "
+            f"allowed {allowed}.{who} Triton batches the requests of strangers: make forward treat each sample on its "
+            "own, or switch batching off with serving.max_batch_size: 0.",
         )
 
 
@@ -450,10 +504,58 @@ class ProofFailed(Failed):
 class AccuracyTooLow(Failed):
     """The version answers the golden set worse than it may."""
 
-    def __init__(self, model: str, version: int, got: float, least: float, where: str) -> None:
+    def __init__(self, model: str, version: int | None, got: float, least: float, where: str) -> None:
         super().__init__(
-            f"{model} version {version} answers {got:.4f} of the golden set rightly on {where}, "
+            f"{_versioned(model, version)} answers {got:.4f} of the golden set rightly on {where}, "
             f"below the allowed {least:.4f}. It goes no further."
+        )
+
+
+class AccuracyNotProven(AccuracyTooLow):
+    """
+    The golden set does not show that the version is as good as another one, within the margin.
+
+    `needed` is how many samples would show it if both were equally good; None where no number would.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        version: int | None,
+        where: str,
+        *,
+        accuracies: tuple[float, float],
+        against: str,
+        samples: int,
+        lower_bound: float,
+        margin: float,
+        alpha: float,
+        needed: int | None,
+    ) -> None:
+        if needed is None:
+            hint = "With a margin of 0 only a better version passes: give accuracy.margin what you can afford to lose."
+        elif needed > samples:
+            hint = (
+                f"The golden set is small: with {needed} samples two equally good versions that disagree as often as "
+                "these would pass. Label more, or widen accuracy.margin."
+            )
+        else:
+            hint = "The golden set is large enough: this version is worse."
+        Failed.__init__(
+            self,
+            f"{_versioned(model, version)} answers {accuracies[0]:.4f} of the {samples} golden samples rightly on "
+            f"{where}, {against} {accuracies[1]:.4f}: with {100 * (1 - alpha):g} % confidence it loses up to "
+            f"{max(0.0, -lower_bound):.4f}, allowed is less than {margin:.4f}. {hint}",
+        )
+
+
+class StableUnusable(Failed):
+    """The ONNX file of stable's version cannot be compared with."""
+
+    def __init__(self, model: str, version: int, what: str, why: str) -> None:
+        super().__init__(
+            f"version {version} of {model}, which is stable, cannot be asked for {what}: {why}. The new version cannot "
+            f"be held against it; take `{what}` out of the model config for this release if it may go without."
         )
 
 
