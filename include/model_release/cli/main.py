@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model_release.cli import look, model, release
+from model_release.cli import judge, look, model, release
 from model_release.cli.output import Output, error_line
 from model_release.errors import ReleaseError, UnknownModel
 
@@ -42,6 +42,7 @@ def options(
 model.register(app)
 release.register(app)
 look.register(app)
+judge.register(app)
 
 
 def main() -> None:

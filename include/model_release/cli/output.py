@@ -61,7 +61,7 @@ class Output:
     def give(self, result: Any) -> None:
         """Write the result for programs."""
         if self.as_json:
-            print(json.dumps(result, default=str))
+            print(json.dumps(result, default=str), flush=True)
 
     def table(self, title: str, columns: list[str], rows: list[list[Any]]) -> None:
         """Write a table for people."""
