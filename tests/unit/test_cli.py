@@ -92,7 +92,7 @@ def test_export_and_validate_need_no_server(tmp_path: Path) -> None:
         "--out", str(tmp_path / "parity.json"), configs=tmp_path,
     )  # fmt: skip
     assert validated.returncode == 0, validated.stderr
-    assert json.loads((tmp_path / "parity.json").read_text())["rows"]
+    assert json.loads((tmp_path / "parity.json").read_text())["outputs"]
 
 
 def test_an_error_is_json_for_programs(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from example_models import digits, digits_data, training
 from model_release import parity
 from model_release.export import export_onnx
 from model_release.intake import load_model
+from model_release.parity.report import Source
 from model_release.spec_files import find_spec
 from tests.unit import toys
 
@@ -69,7 +70,8 @@ def test_both_candidates_pass_parity_and_accuracy(which: str, request: pytest.Fi
     candidate: Candidate = request.getfixturevalue(which)
     samples = parity.load_samples(candidate.samples_uri, SPEC, toys.ENVIRONMENT)
     for given in (samples, None):
-        assert parity.prove(SPEC, candidate.module, candidate.onnx, given).rows
+        source = Source(uri="file:///digits", sha256="0" * 64)
+        assert parity.prove(SPEC, candidate.module, candidate.onnx, source=source, samples=given).passed
     assert candidate.result["accuracy"] >= 0.96
     assert not candidate.fails_on(digits_data.split().golden.image)
 

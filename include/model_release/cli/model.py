@@ -79,6 +79,7 @@ def validate(
     """Prove that an ONNX file answers as its checkpoint does."""
     from model_release import parity
     from model_release.intake import load_model
+    from model_release.parity.report import Source
 
     output: Output = context.obj
     spec = output.spec(name)
@@ -86,8 +87,11 @@ def validate(
     with TemporaryDirectory() as folder:
         loaded = load_model(spec, checkpoint, environment, Path(folder))
         samples = parity.load_samples(spec.parity.samples, spec, environment) if spec.parity.samples else None
-        report = parity.prove(spec, loaded.module, onnx, samples).to_dict()
+        source = Source(uri=loaded.uri, sha256=loaded.sha256)
+        proof = parity.prove(spec, loaded.module, onnx, source=source, samples=samples)
+    report = proof.model_dump(mode="json")
     out.write_text(json.dumps(report, indent=1))
+    proof.raise_for_failure()
     output.say(f"[green]equal[/green] ; report in {out}")
     output.give(report)
 

@@ -1,4 +1,4 @@
-"""The ONNX file, run by ONNX Runtime on CPU."""
+"""The ONNX file, run by ONNX Runtime with one execution provider."""
 
 from __future__ import annotations
 
@@ -9,13 +9,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_release.errors import OnnxUnusable
+from model_release.errors import OnnxUnusable, ProviderMissing
 from model_release.spec import ModelSpec
 
 Arrays = dict[str, npt.NDArray[Any]]
-#: The served result must not hang on which machine runs the pipeline, so parity never takes an accelerator.
-PROVIDERS = ("CPUExecutionProvider",)
-_ERRORS_ONLY = 3
+CPU, CUDA = "cpu", "cuda"
+#: The execution provider of each name in `parity.providers`, and those that take what it has no kernel for.
+EXECUTION_PROVIDERS = {
+    CPU: ["CPUExecutionProvider"],
+    CUDA: ["CUDAExecutionProvider", "CPUExecutionProvider"],
+    "tensorrt": ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"],
+}
+_ERRORS_ONLY, _NOTHING = 3, 4
 
 
 def import_onnxruntime() -> Any:
@@ -30,23 +35,13 @@ class Candidate:
     """
     An opened ONNX file.
 
-    Raises OnnxUnusable when it does not open or has other inputs and outputs than the spec.
+    Raises ProviderMissing when the provider is not here, or runs nothing of the model; OnnxUnusable when the file does
+    not open or has other inputs and outputs than the spec.
     """
 
-    def __init__(self, spec: ModelSpec, path: Path) -> None:
-        onnxruntime = import_onnxruntime()
-        self._spec = spec
-        # Without a GPU the onnxruntime-gpu package warns of missing CUDA libraries at every session.
-        onnxruntime.set_default_logger_severity(_ERRORS_ONLY)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = _ERRORS_ONLY
-        # Threads that spin while they wait cost seconds on a machine that others use too.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=list(PROVIDERS))
-        except Exception as error:
-            why = f"ONNX Runtime does not open it ({_one_line(error)})"
-            raise OnnxUnusable(spec.name, why) from error
+    def __init__(self, spec: ModelSpec, path: Path, provider: str = CPU) -> None:
+        self._spec, self.provider = spec, provider
+        self._session = _open(spec, path, provider)
         for what, got, wanted in (
             ("inputs", self._session.get_inputs(), spec.inputs),
             ("outputs", self._session.get_outputs(), spec.outputs),
@@ -54,11 +49,6 @@ class Candidate:
             names, expected = [tensor.name for tensor in got], [tensor.name for tensor in wanted]
             if sorted(names) != sorted(expected):
                 raise OnnxUnusable(spec.name, f"its {what} are {names}, the spec says {expected}")
-
-    @property
-    def providers(self) -> list[str]:
-        """The execution providers that ran."""
-        return [str(name) for name in self._session.get_providers()]
 
     def __call__(self, inputs: Arrays, what: str) -> Arrays:
         """
@@ -78,12 +68,45 @@ class Candidate:
         return answers
 
 
-def opset_of(path: Path) -> int:
-    """Return the opset of the file's standard operators."""
-    import onnx
+def _open(spec: ModelSpec, path: Path, provider: str) -> Any:
+    """Open a session with exactly that provider; ONNX Runtime would take another one with no more than a warning."""
+    onnxruntime = import_onnxruntime()
+    wanted, offered = EXECUTION_PROVIDERS[provider], onnxruntime.get_available_providers()
+    if wanted[0] not in offered:
+        raise ProviderMissing(spec.name, provider, offered, f"this build has no {wanted[0]}")
+    asked = [name for name in wanted if name in offered]
+    try:
+        session = onnxruntime.InferenceSession(
+            str(path), _options(onnxruntime, provider), providers=asked, enable_fallback=0
+        )
+    except Exception as error:
+        why = f"ONNX Runtime does not open it ({_one_line(error)})"
+        if provider != CPU:
+            _open(spec, path, CPU)
+            raise ProviderMissing(spec.name, provider, offered, why) from error
+        raise OnnxUnusable(spec.name, why) from error
+    session.disable_fallback()
+    if session.get_providers()[0] != wanted[0]:
+        why = f"{wanted[0]} does not start: its device, driver or libraries are missing"
+        raise ProviderMissing(spec.name, provider, session.get_providers(), why)
+    if provider != CPU and not any(part.ep_name == wanted[0] for part in session.get_provider_graph_assignment_info()):
+        raise ProviderMissing(spec.name, provider, asked, f"{wanted[0]} takes no operator of this model")
+    return session
 
-    model = onnx.load(str(path), load_external_data=False)
-    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+def _options(onnxruntime: Any, provider: str) -> Any:
+    # Without a GPU the onnxruntime-gpu package warns of missing CUDA libraries at every session.
+    quiet = _ERRORS_ONLY if provider == CPU else _NOTHING
+    onnxruntime.set_default_logger_severity(quiet)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = quiet
+    # Threads that spin while they wait cost seconds on a machine that others use too.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # An arena grows in powers of two and gives nothing back, while batches of all sizes come once each.
+    options.enable_cpu_mem_arena = False
+    if provider != CPU:
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    return options
 
 
 def _one_line(error: Exception) -> str:

@@ -1,175 +1,224 @@
-"""The proof of parity: eager PyTorch against ONNX Runtime, over batch sizes, samples, random values and edges."""
+"""The proof of parity: eager PyTorch against ONNX Runtime, and all that is known of the ONNX file afterwards."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from functools import reduce
-from operator import or_
+import platform
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
-from model_release.errors import BatchDependent, OnnxUnusable, ParityFailed
-from model_release.parity import samples as sets
-from model_release.parity.candidate import Candidate, import_onnxruntime, opset_of
-from model_release.parity.compare import Difference, compare
+from model_release.errors import Failed, OnnxUnusable, ReleaseError, StableUnusable
+from model_release.parity import accuracy as scores
+from model_release.parity import cases as plans
+from model_release.parity import embedding as spaces
+from model_release.parity import independence, noise
+from model_release.parity import stable as versions
+from model_release.parity.candidate import Candidate, import_onnxruntime
+from model_release.parity.onnxfile import describe
+from model_release.parity.outputs import OutputsCompared
+from model_release.parity.providers import open_candidates
 from model_release.parity.reference import Reference
+from model_release.parity.report import PYTORCH, Failure, Independence, Noise, ParityReport, Source
+from model_release.parity.samples import Arrays, count_of
+from model_release.parity.stable import StableVersion
 from model_release.spec import ModelSpec
 
 if TYPE_CHECKING:
     from torch import nn
 
-Arrays = dict[str, npt.NDArray[Any]]
-#: Real samples that each batch size sees at least (if there are as many).
-_SAMPLES = 32
-#: Samples whose answers alone and among the others are compared.
-_NEIGHBOURS = 8
-_SEED = 7
+Progress = Callable[[str], None]
 
 
-@dataclass(frozen=True)
-class Row:
-    """What was found for one output at one batch size."""
-
-    output: str
-    batch_size: int
-    worst_abs: float
-    worst_rel: float
-    differing: int
-    elements: int
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """The evidence of one proof that held."""
-
-    model: str
-    rows: tuple[Row, ...]
-    batch_independence: tuple[Row, ...]
-    real_samples: int
-    seeds: tuple[int, ...]
-    opset: int
-    providers: tuple[str, ...]
-    torch_version: str
-    onnxruntime_version: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the report as JSON values."""
-        lists = {name: [asdict(row) for row in getattr(self, name)] for name in ("rows", "batch_independence")}
-        plain = {"seeds": list(self.seeds), "providers": list(self.providers)}
-        return {**self.__dict__, **lists, **plain}
-
-
-@dataclass(frozen=True)
-class _Case:
-    """Inputs of one comparison, and their name for people."""
-
-    what: str
-    inputs: Arrays
-
-
-def prove(spec: ModelSpec, module: nn.Module, onnx_path: Path, samples: Arrays | None) -> ParityReport:
+def prove(
+    spec: ModelSpec,
+    module: nn.Module,
+    onnx_path: Path,
+    *,
+    source: Source,
+    version: int | None = None,
+    samples: Arrays | None = None,
+    golden: Arrays | None = None,
+    stable: StableVersion | None = None,
+    worst_path: Path | None = None,
+    progress: Progress | None = None,
+) -> ParityReport:
     """
-    Compare the answers of an ONNX file with those of the PyTorch module, which must be in eval mode.
+    Hold an ONNX file against the PyTorch module, which must be in eval mode, and return all that was found.
 
-    Every batch size of the spec sees the user's samples, random values and the edges of the ranges; the smallest one
-    also the ends of the dynamic axes. Then each sample alone must get the answer that it gets among others.
-    Raises ParityFailed (OnnxUnusable, BatchDependent), ModelRefusesInputs.
+    `samples` are inputs by name, batch axis first; `golden` also has `label` [n], and is asked for by `accuracy`. The
+    worst sample of each output is written to `worst_path` (.npz). A proof that fails is a report with failures:
+    `report.raise_for_failure()` raises the most important one.
+    Raises OnnxUnusable, ModelRefusesInputs, ProviderMissing, SamplesUnusable where nothing can be compared.
     """
-    onnxruntime = import_onnxruntime()
-    import torch
-
-    reference, candidate = Reference(spec, module), Candidate(spec, onnx_path)
-    sizes = spec.batch_sizes
-    rows = [row for size in sizes for row in _rows(spec, reference, candidate, size, samples)]
-    independence = _independence(spec, candidate, samples)
-    return ParityReport(
-        model=spec.name,
-        rows=tuple(rows),
-        batch_independence=tuple(independence),
-        real_samples=len(next(iter(samples.values()))) if samples else 0,
-        seeds=tuple(_SEED + size for size in sizes),
-        opset=opset_of(onnx_path),
-        providers=tuple(candidate.providers),
-        torch_version=str(torch.__version__),
-        onnxruntime_version=str(onnxruntime.__version__),
+    return _Proof(spec, module, onnx_path, progress or (lambda _: None)).run(
+        source, version, samples, golden, stable, worst_path
     )
 
 
-def _cases(spec: ModelSpec, size: int, samples: Arrays | None) -> Iterator[_Case]:
-    """Yield the inputs of one batch size."""
-    if samples:
-        real = min(_SAMPLES, len(next(iter(samples.values()))))
-        for start in range(0, max(real, 1), size):
-            yield _Case(f"the samples from {start} on", sets.cycled(samples, size, start))
-    middle = sets.middle_axes(spec)
-    yield _Case("random values", sets.generate(spec, size, _SEED + size, middle))
-    edges = sets.edges(spec, middle)
-    for start in range(0, len(next(iter(edges.values()))), size):
-        yield _Case("zeros, ones, lowest and highest values", sets.cycled(edges, size, start))
-    if size == spec.batch_sizes[0] and spec.dynamic_axes:
-        for end in ("min", "max"):
-            axes = {name: int(getattr(axis, end)) for name, axis in spec.dynamic_axes.items()}
-            yield _Case(f"the {end} of every dynamic axis", sets.generate(spec, size, _SEED + size, axes))
+class _Proof:
+    """One proof; the steps gather what they find, so that a failure of one does not hide the next."""
 
+    def __init__(self, spec: ModelSpec, module: nn.Module, onnx_path: Path, progress: Progress) -> None:
+        self._began = time.monotonic()
+        self._spec, self._module, self._progress = spec, module, progress
+        self._reference = Reference(spec, module)
+        progress("opening the ONNX file")
+        self._onnx, self._random_nodes = describe(spec, onnx_path)
+        self._candidates, self._notes = open_candidates(spec, onnx_path)
+        self._errors: list[ReleaseError] = []
 
-def _rows(
-    spec: ModelSpec, reference: Reference, candidate: Candidate, size: int, samples: Arrays | None
-) -> Iterator[Row]:
-    """Compare at one batch size and yield a row for each output. Raises ParityFailed."""
-    found: dict[str, list[Difference]] = {tensor.name: [] for tensor in spec.outputs}
-    for case in _cases(spec, size, samples):
-        what = f"{case.what} (batch size {size})"
-        expected, answers = reference(case.inputs, what), candidate(case.inputs, what)
-        for name, differences in found.items():
-            differences.append(_difference(spec, name, answers[name], expected[name], what))
-    for name, differences in found.items():
-        total = reduce(or_, differences)
-        if total.differing:
-            differing = f"{total.differing} of {total.elements} elements beyond the tolerance"
-            raise ParityFailed(spec.name, name, size, total.worst_abs, str(spec.tolerance(name)), differing)
-        yield Row(name, size, **asdict(total))
+    def run(
+        self,
+        source: Source,
+        version: int | None,
+        samples: Arrays | None,
+        golden: Arrays | None,
+        stable: StableVersion | None,
+        worst_path: Path | None,
+    ) -> ParityReport:
+        """Run all steps."""
+        spec = self._spec
+        probe = plans.probes(spec, samples)
+        found = self._noise(probe)
+        report = ParityReport(
+            model=spec.name,
+            version=version,
+            passed=False,
+            failures=[],
+            source=source,
+            onnx=self._onnx,
+            providers=[candidate.provider for candidate in self._candidates],
+            outputs=[],
+            batch_independence=[],
+            deterministic=not found,
+            noise=found,
+            real_samples=0,
+            cases=[],
+            batching=spec.serving.max_batch_size,
+            seed=spec.parity.seed,
+            versions=_versions(),
+            seconds=0,
+        )
+        if not self._errors:
+            found_more = {
+                **self._outputs(samples, worst_path),
+                "batch_independence": self._independence(probe, samples),
+                **self._versions_compared(version, samples, golden, stable),
+            }
+            report = report.model_copy(update=found_more)
+        failures = [Failure(error=type(error).__name__, message=str(error)) for error in self._errors]
+        return report.model_copy(
+            update={
+                "passed": not failures,
+                "failures": failures,
+                "notes": self._notes,
+                "seconds": time.monotonic() - self._began,
+            }
+        )
 
+    def _noise(self, probe: plans.Case) -> list[Noise]:
+        """Run everything twice; noise beyond the tolerance ends the proof, since nothing can be compared with it."""
+        import torch
 
-def _difference(
-    spec: ModelSpec, name: str, answer: npt.NDArray[Any], expected: npt.NDArray[Any], what: str
-) -> Difference:
-    for attribute in ("dtype", "shape"):
-        got, wanted = getattr(answer, attribute), getattr(expected, attribute)
-        if got != wanted:
-            why = f"output {name!r} has the {attribute} {got} for {what}, PyTorch's has {wanted}"
-            raise OnnxUnusable(spec.name, why)
-    return compare(answer, expected, spec.tolerance(name))
+        self._progress("asking twice for the same, to find noise")
+        with torch.random.fork_rng(devices=[]):
+            # The report of a noisy model is the same each time, and the caller's generator is left as it was.
+            torch.manual_seed(self._spec.parity.seed)
+            found = noise.find_noise(self._spec, self._reference, PYTORCH, probe, lambda: self._blamed(probe))
+        for candidate in self._candidates:
+            try:
+                found += noise.find_noise(self._spec, candidate, candidate.provider, probe, self._random)
+            except OnnxUnusable:
+                self._notes.append(f"noise was not looked for on {candidate.provider}: the ONNX file does not run")
+        beyond = [entry for entry in found if entry.beyond_tolerance]
+        own = [entry for entry in beyond if entry.provider == PYTORCH]
+        # What the model does itself is to blame for what its ONNX does.
+        self._errors += [noise.failure_of(self._spec, entry) for entry in own or beyond]
+        return found
 
+    def _random(self) -> str:
+        return "; ".join(self._random_nodes)
 
-def _independence(spec: ModelSpec, candidate: Candidate, samples: Arrays | None) -> Iterator[Row]:
-    """Compare each sample's answer alone with its answer among very different neighbours. Raises BatchDependent."""
-    size = min(_NEIGHBOURS, spec.serving.max_batch_size)
-    if size < 2:
-        return
-    axes = sets.middle_axes(spec)
-    if samples:
-        axes |= {
-            axis: real
-            for tensor in spec.inputs
-            for axis, real in zip(tensor.shape, samples[tensor.name].shape[1:], strict=True)
-            if isinstance(axis, str)
+    def _blamed(self, probe: plans.Case) -> str:
+        return noise.blame_module(self._module, lambda: self._reference(probe.inputs, probe.name))
+
+    def _outputs(self, samples: Arrays | None, worst_path: Path | None) -> dict[str, Any]:
+        compared = OutputsCompared(self._spec, self._candidates)
+        compared.run(self._reference, plans.plan(self._spec, samples), self._progress)
+        self._errors += compared.errors
+        written = worst_path is not None and compared.write_worst(worst_path)
+        return {
+            "outputs": compared.results(),
+            "cases": compared.cases,
+            "real_samples": min(count_of(samples), plans.most_real(self._spec)) if samples else 0,
+            "worst_samples": worst_path.name if worst_path and written else None,
         }
-    parts = [sets.generate(spec, size, _SEED, axes), sets.edges(spec, axes), *([samples] if samples else [])]
-    # The i-th sample comes from the i-th part in turn, so that neighbours differ as much as they can.
-    turns = [sets.cycled(parts[place % len(parts)], 1, place) for place in range(size)]
-    batch = {tensor.name: np.concatenate([turn[tensor.name] for turn in turns]) for tensor in spec.inputs}
-    together = candidate(batch, f"{size} different samples")
-    alone = [candidate(turn, "one sample") for turn in turns]
-    for tensor in spec.outputs:
-        name = tensor.name
-        if len(together[name]) != size or any(answer[name].shape[1:] != together[name].shape[1:] for answer in alone):
-            shapes = [list(answer[name].shape) for answer in (together, alone[0])]
-            raise OnnxUnusable(spec.name, f"output {name!r} has the shapes {shapes} for {size} samples and for one")
-        found = compare(together[name], np.concatenate([answer[name] for answer in alone]), spec.tolerance(name))
-        if found.differing:
-            raise BatchDependent(spec.name, name, size, found.worst_abs, str(spec.tolerance(name)))
-        yield Row(name, size, **asdict(found))
+
+    def _independence(self, probe: plans.Case, samples: Arrays | None) -> list[Independence]:
+        self._progress("comparing samples alone with samples in a batch")
+        rows: list[Independence] = []
+        for candidate in self._candidates:
+            own = self._depends(candidate, candidate.provider, probe, samples)
+            rows += own
+            if not any(row.differing for row in own):
+                continue
+            self._progress("asking the PyTorch model the same")
+            module = self._depends(self._reference, PYTORCH, probe, samples)
+            rows += [] if any(row.provider == PYTORCH for row in rows) else module
+            error = independence.failure_of(self._spec, own, any(row.differing for row in module))
+            if error is not None and self._spec.serving.max_batch_size:
+                self._errors.append(error)
+        return rows
+
+    def _depends(
+        self, ask: Candidate | Reference, provider: str, probe: plans.Case, samples: Arrays | None
+    ) -> list[Independence]:
+        try:
+            return independence.find_dependence(self._spec, ask, provider, probe, samples)
+        except OnnxUnusable as error:
+            self._add(error)
+            return []
+
+    def _versions_compared(
+        self, version: int | None, samples: Arrays | None, golden: Arrays | None, other: StableVersion | None
+    ) -> dict[str, Any]:
+        """Hold the file against labels, and against stable's version."""
+        spec, candidate = self._spec, self._candidates[0]
+        found: dict[str, Any] = {}
+        try:
+            if spec.accuracy is not None and golden is not None:
+                self._progress(f"answering {count_of(golden)} golden samples")
+                report = versions.measure_accuracy(spec, self._reference, candidate, golden, other)
+                found["accuracy"] = report
+                self._errors += scores.failures_of(spec.name, version, report, candidate.provider)
+        except (OnnxUnusable, StableUnusable) as error:
+            self._add(error)
+        try:
+            if spec.embedding is not None and other is not None:
+                self._progress(f"comparing vectors with {other.title}")
+                space = versions.measure_space(spec, spec.embedding, candidate, samples, other)
+                found["embedding"] = space
+                moved = spaces.failure_of(spec.name, space)
+                self._errors += [moved] if moved else []
+        except (OnnxUnusable, StableUnusable) as error:
+            self._add(error)
+        return found
+
+    def _add(self, error: Failed) -> None:
+        """Note a failure, once."""
+        if not any(type(known) is type(error) for known in self._errors):
+            self._errors.append(error)
+
+
+def _versions() -> dict[str, str]:
+    import torch
+
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "onnxruntime": str(import_onnxruntime().__version__),
+        "numpy": np.__version__,
+    }

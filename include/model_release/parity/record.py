@@ -29,8 +29,9 @@ def record(spec: ModelSpec, module: nn.Module, samples: Arrays | None) -> Arrays
         inputs = {name: array[:MOST_RECORDED] for name, array in samples.items()}
     else:
         inputs = sets.generate(spec, MOST_RECORDED, _SEED, sets.middle_axes(spec))
-    reference, most = Reference(spec, module), spec.serving.max_batch_size
-    count = len(next(iter(inputs.values())))
+    reference, count = Reference(spec, module), sets.count_of(inputs)
+    # Without batching a request is run by itself, and each sample is asked for alone.
+    most = spec.serving.max_batch_size or 1
     parts = [
         reference({name: array[start : start + most] for name, array in inputs.items()}, "the recorded samples")
         for start in range(0, count, most)

@@ -1,108 +1,20 @@
-"""Inputs for parity: the user's samples, checked against the spec, and generated ones within its bounds."""
+"""Generated inputs for parity: random values, and the edges of what the spec allows; seeded, so the same each time."""
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from model_release.environment import Environment
-from model_release.errors import CheckpointMissing, CheckpointUnreadable, SamplesUnusable, did_you_mean
-from model_release.repository.uris import fetch
 from model_release.spec import Input, ModelSpec
 
-LABEL = "label"
-_MAX_BYTES = 2 * 2**30
 #: What is generated for an input without a `range`: small, so that an index stays inside most tables.
 _DEFAULT_RANGE = {"f": (-1.0, 1.0), "u": (0.0, 9.0), "i": (0.0, 9.0), "b": (0.0, 1.0)}
 
-Arrays = dict[str, npt.NDArray[Any]]
-
-
-def load_samples(uri: str, spec: ModelSpec, environment: Environment, with_label: bool = False) -> Arrays:
-    """
-    Read an .npz of samples: one array for each input of the spec, batch first; with `with_label` also `label` [n].
-
-    Raises SamplesUnusable (nothing of the file is executed), StoreUnavailable.
-    """
-    with TemporaryDirectory() as folder:
-        try:
-            path = fetch(uri, Path(folder) / "samples.npz", environment, max_bytes=_MAX_BYTES).path
-        except (CheckpointMissing, CheckpointUnreadable) as error:
-            raise SamplesUnusable(uri, _fetch_problem(error)) from None
-        arrays = _read(uri, path)
-    problem = _problem(spec, arrays, with_label)
-    if problem:
-        raise SamplesUnusable(uri, problem)
-    return {name: array for name, array in arrays.items() if with_label or name != LABEL}
-
-
-def _fetch_problem(error: CheckpointMissing | CheckpointUnreadable) -> str:
-    if isinstance(error, CheckpointMissing):
-        return "nothing lies there"
-    return f"it is larger than {_MAX_BYTES} bytes"
-
-
-def _read(uri: str, path: Path) -> Arrays:
-    if not zipfile.is_zipfile(path):
-        raise SamplesUnusable(uri, "it is no whole .npz file; write it with numpy.savez")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
-        raise SamplesUnusable(uri, f"it cannot be read without executing it, or is damaged ({error})") from None
-
-
-def _problem(spec: ModelSpec, arrays: Arrays, with_label: bool) -> str:
-    """Return what is wrong with the arrays, or an empty string."""
-    names = [tensor.name for tensor in spec.inputs]
-    allowed = [*names, LABEL]
-    missing = [name for name in [*names, *([LABEL] if with_label else [])] if name not in arrays]
-    if missing:
-        return f"the arrays {missing} are missing, it holds {sorted(arrays)}"
-    for name in arrays:
-        if name not in allowed:
-            return f"it holds the array {name!r}, which is no input.{did_you_mean(name, allowed)}"
-    if len({array.shape[:1] for array in arrays.values()}) > 1:
-        shapes = {name: list(array.shape) for name, array in arrays.items()}
-        return f"the arrays differ in their number of samples, the first axis: {shapes}"
-    sizes: dict[str, int] = {}
-    for tensor in spec.inputs:
-        problem = _tensor_problem(spec, tensor, arrays[tensor.name], sizes)
-        if problem:
-            return problem
-    return _label_problem(arrays[LABEL]) if with_label else ""
-
-
-def _tensor_problem(spec: ModelSpec, tensor: Input, array: npt.NDArray[Any], sizes: dict[str, int]) -> str:
-    """Compare one array with its input; `sizes` collects the sizes of the named axes."""
-    if array.dtype != np.dtype(tensor.dtype):
-        return f"{tensor.name!r} is {array.dtype}, the spec says {tensor.dtype}"
-    shape = f"{tensor.name!r} has the shape {list(array.shape)}, the spec says [samples, {str(tensor.shape)[1:]}"
-    if array.ndim != len(tensor.shape) + 1 or len(array) == 0:
-        return shape
-    for size, axis in zip(array.shape[1:], tensor.shape, strict=True):
-        if isinstance(axis, int):
-            if size != axis:
-                return shape
-            continue
-        bounds = spec.dynamic_axes[axis]
-        if sizes.setdefault(axis, size) != size:
-            return f"axis {axis!r} is {sizes[axis]} in one input and {size} in {tensor.name!r}"
-        if not bounds.min <= size <= bounds.max:
-            return f"axis {axis!r} of {tensor.name!r} is {size}, the spec allows {bounds.min} to {bounds.max}"
-    return ""
-
-
-def _label_problem(label: npt.NDArray[Any]) -> str:
-    if label.ndim != 1 or label.dtype.kind not in "iu":
-        return f"'label' must be one whole number a sample, got {label.dtype}{list(label.shape)}"
-    return ""
+Array = npt.NDArray[Any]
+Arrays = dict[str, Array]
 
 
 def middle_axes(spec: ModelSpec) -> dict[str, int]:
@@ -118,21 +30,28 @@ def bounds_of(tensor: Input) -> tuple[float, float]:
     return tensor.range or _DEFAULT_RANGE[np.dtype(tensor.dtype).kind]
 
 
-def _shape(tensor: Input, count: int, axes: Mapping[str, int]) -> tuple[int, ...]:
+def shape_of(tensor: Input, count: int, axes: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the shape of `count` samples of an input, at these sizes of the dynamic axes."""
     return (count, *(axes[axis] if isinstance(axis, str) else axis for axis in tensor.shape))
 
 
-def _is_mask(tensor: Input) -> bool:
-    return np.dtype(tensor.dtype).kind in "iub" and bounds_of(tensor) == (0, 1) and bool(tensor.shape)
+def is_mask(tensor: Input) -> bool:
+    """
+    Return whether an input says which places of a sample count: zeros and ones along an axis.
+
+    Booleans are taken for a mask only along a dynamic axis or by their name, since they may be flags as well.
+    """
+    dtype = np.dtype(tensor.dtype)
+    if dtype.kind not in "iub" or bounds_of(tensor) != (0, 1) or not tensor.shape:
+        return False
+    return dtype.kind != "b" or "mask" in tensor.name or any(isinstance(axis, str) for axis in tensor.shape)
 
 
-def _unmasked(tensor: Input, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _unmasked(array: Array) -> Array:
     """Let no sample of a mask be all zero: nothing is left to answer from, and models divide by its sum."""
-    if _is_mask(tensor) and array.size:
-        flat = array.reshape(len(array), -1)
-        flat[~flat.any(axis=1), 0] = 1
-        return flat.reshape(array.shape)
-    return array
+    flat = array.reshape(len(array), -1)
+    flat[~flat.any(axis=1), 0] = 1
+    return flat.reshape(array.shape)
 
 
 def generate(spec: ModelSpec, count: int, seed: int, axes: Mapping[str, int]) -> Arrays:
@@ -141,28 +60,123 @@ def generate(spec: ModelSpec, count: int, seed: int, axes: Mapping[str, int]) ->
     made: Arrays = {}
     for tensor in spec.inputs:
         low, high = bounds_of(tensor)
-        dtype, shape = np.dtype(tensor.dtype), _shape(tensor, count, axes)
+        dtype, shape = np.dtype(tensor.dtype), shape_of(tensor, count, axes)
         if dtype.kind == "f":
             array = random.uniform(low, high, shape).astype(dtype)
         else:
             array = random.integers(int(np.ceil(low)), int(np.floor(high)), shape, endpoint=True).astype(dtype)
-        made[tensor.name] = _unmasked(tensor, array)
+        made[tensor.name] = _unmasked(array) if is_mask(tensor) and array.size else array
     return made
 
 
-def edges(spec: ModelSpec, axes: Mapping[str, int]) -> Arrays:
-    """Return four samples of even values: zeros, ones, all lowest and all highest, each held inside the range."""
-    made: Arrays = {}
+def with_full_masks(spec: ModelSpec, samples: Arrays) -> Arrays:
+    """Return the samples with every place of their masks counting."""
+    masks = {tensor.name for tensor in spec.inputs if is_mask(tensor)}
+    return {name: np.ones_like(array) if name in masks else array for name, array in samples.items()}
+
+
+def edges(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
+    """
+    Return one sample for each edge of what the spec allows, with its name for people; masks are never all zero.
+
+    Even values (zeros, ones, all lowest, all highest, the smallest normal numbers), each held inside the range; for
+    masks also padding on either side, of several lengths.
+    """
+    found: list[tuple[str, Arrays]] = []
+    for name, sample in [*_levels(spec, axes), *_paddings(spec, axes)]:
+        same = next((at for at, (_, other) in enumerate(found) if _equal(sample, other)), None)
+        if same is None:
+            found.append((name, sample))
+        else:
+            found[same] = (f"{found[same][0]} = {name}", found[same][1])
+    return found
+
+
+def _equal(one: Arrays, other: Arrays) -> bool:
+    return all(np.array_equal(array, other[name]) for name, array in one.items())
+
+
+def _levels(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
+    names = ["zeros", "ones", "all lowest", "all highest"]
+    if any(tensor.dtype.startswith("float") for tensor in spec.inputs):
+        names.append("smallest numbers")
+    return [
+        (name, {tensor.name: _level(name, tensor, shape_of(tensor, 1, axes)) for tensor in spec.inputs})
+        for name in names
+    ]
+
+
+def _level(name: str, tensor: Input, shape: tuple[int, ...]) -> Array:
+    """Return one sample of an input at a level, cut to its range."""
+    if is_mask(tensor):
+        return np.ones(shape, tensor.dtype)
+    dtype, (low, high) = np.dtype(tensor.dtype), bounds_of(tensor)
+    if dtype.kind == "f":
+        # A range may pass what the dtype holds: float16 ends at 65504.
+        low, high = max(low, float(np.finfo(dtype).min)), min(high, float(np.finfo(dtype).max))
+    else:
+        low, high = float(np.ceil(low)), float(np.floor(high))
+    smallest = float(np.finfo(dtype).tiny) if dtype.kind == "f" else 0.0
+    value = {"zeros": 0.0, "ones": 1.0, "all lowest": low, "all highest": high, "smallest numbers": smallest}[name]
+    return _cast(np.full(shape, min(max(value, low), high)), dtype)
+
+
+def _cast(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Cast to whole numbers without passing their ends, which float64 rounds up for 64 bits."""
+    if dtype.kind not in "iu":
+        return values.astype(dtype)
+    limits = np.iinfo(dtype)
+    top = values >= float(limits.max)
+    safe = np.where(top, 0, np.maximum(values, float(limits.min))).astype(dtype)
+    return np.where(top, limits.max, safe).astype(dtype)
+
+
+def _paddings(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
+    """Return samples that are padded on one side: of length 1, of half the length, and all but one."""
+    masks = [tensor for tensor in spec.inputs if is_mask(tensor) and len(tensor.shape) == 1]
+    if not masks:
+        return []
+    axis = masks[0].shape[0]
+    length = axes[axis] if isinstance(axis, str) else axis
+    base = with_full_masks(spec, generate(spec, 1, spec.parity.seed, axes))
+    made = []
+    for kept in sorted({1, max(1, length // 2), max(1, length - 1)} - {length}):
+        for side in ("right", "left"):
+            counts = np.arange(length) < kept if side == "right" else np.arange(length) >= length - kept
+            made.append((f"{kept} of {length}, padded on the {side}", _padded(spec, base, axis, counts)))
+    half = np.arange(length) < max(1, length // 2)
+    kept_values = {
+        tensor.name: np.where(half, base[tensor.name], 0).astype(tensor.dtype)
+        if tensor in masks and tensor.shape == [axis]
+        else base[tensor.name]
+        for tensor in spec.inputs
+    }
+    return [*made, ("values under a mask of half the length", kept_values)]
+
+
+def _padded(spec: ModelSpec, sample: Arrays, axis: int | str, counts: Array) -> Arrays:
+    """Set the mask, and every input along the same axis, to zero (or the nearest in range) where nothing counts."""
+    padded: Arrays = {}
     for tensor in spec.inputs:
-        low, high = bounds_of(tensor)
-        levels = np.clip([0.0, 1.0, low, high], low, high)
-        shape = _shape(tensor, len(levels), axes)
-        array = np.broadcast_to(levels.reshape(-1, *[1] * (len(shape) - 1)), shape).astype(tensor.dtype)
-        made[tensor.name] = _unmasked(tensor, array)
-    return made
+        array = sample[tensor.name].copy()
+        if tensor.shape and tensor.shape[0] == axis and (isinstance(axis, str) or len(tensor.shape) == 1):
+            low, high = bounds_of(tensor)
+            array[:, ~counts] = np.asarray(min(max(0.0, low), high)).astype(tensor.dtype)
+        padded[tensor.name] = array
+    return padded
 
 
 def cycled(samples: Arrays, count: int, start: int = 0) -> Arrays:
     """Return `count` samples from `start` on, from the front again after the last."""
     index = (np.arange(count) + start) % len(next(iter(samples.values())))
     return {name: array[index] for name, array in samples.items()}
+
+
+def joined(samples: list[Arrays]) -> Arrays:
+    """Return samples one after the other, as one batch."""
+    return {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
+
+
+def count_of(samples: Arrays) -> int:
+    """Return how many samples there are."""
+    return len(next(iter(samples.values())))

@@ -27,6 +27,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     from model_release import parity
     from model_release.intake import load_model
+    from model_release.parity.report import Source
 
     with begin(release, environment, "validate") as step, TemporaryDirectory() as name:
         if step.archive.sealed(release.version) is not None:
@@ -36,7 +37,10 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         onnx = step.archive.read(release.version, "base", MODEL_FILE, folder / MODEL_FILE)
         uri = spec.parity.samples
         samples = parity.load_samples(uri, spec, environment) if uri else None
-        report = parity.prove(spec, checkpoint.module, onnx, samples).to_dict()
+        source = Source(uri=checkpoint.uri, sha256=checkpoint.sha256)
+        proof = parity.prove(spec, checkpoint.module, onnx, source=source, version=release.version, samples=samples)
+        proof.raise_for_failure()
+        report = proof.model_dump(mode="json")
         recorded = parity.record(spec, checkpoint.module, samples)
         evidence = {
             "source": {"uri": checkpoint.uri, "sha256": checkpoint.sha256},
