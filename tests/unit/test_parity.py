@@ -1,4 +1,4 @@
-"""Parity passes what answers equally, and nothing else."""
+"""Parity passes what answers equally, and nothing else; its report says what was found, whether it passed or not."""
 
 from __future__ import annotations
 
@@ -8,25 +8,23 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from onnx import numpy_helper
 
 from model_release import parity
-from model_release.errors import BatchDependent, ModelRefusesInputs, OnnxUnusable, ParityFailed, SamplesUnusable
-from model_release.export import export_onnx
-from model_release.parity import samples as sets
-from model_release.parity.compare import compare
-from model_release.spec import ModelSpec, Tolerance
+from model_release.errors import ModelRefusesInputs, OnnxUnusable, ParityFailed
+from model_release.parity import cases
+from model_release.parity.report import ParityReport
 from tests.unit import toys
+from tests.unit.parity_graphs import failures, graph, prove, spec
+
+DOUBLED = "y = Add (x, x)"
 
 
-def exported(spec: ModelSpec, module: torch.nn.Module, folder: Path) -> Path:
-    path = folder / "model.onnx"
-    export_onnx(spec, module, path, version=1, source_sha256="0" * 64)
-    return path
+def doubled(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
 
 
 @pytest.fixture(scope="module")
@@ -44,22 +42,51 @@ def tokens_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_an_equal_file_is_proved_for_every_output_and_batch_size(tokens_path: Path) -> None:
-    report = parity.prove(toys.tokens_spec(), toys.Tokens(), tokens_path, None).to_dict()
-    assert {(row["output"], row["batch_size"]) for row in report["rows"]} == {
-        (output, size) for output in ("pooled", "states") for size in (1, 4)
-    }
-    assert all(row["worst_abs"] <= 1e-5 and row["elements"] > 0 for row in report["rows"])
-    assert {row["output"] for row in report["batch_independence"]} == {"pooled", "states"}
-    assert (report["opset"], report["providers"]) == (20, ["CPUExecutionProvider"])
-    assert json.loads(json.dumps(report)) == report
+    said: list[str] = []
+    report = prove(toys.tokens_spec(), toys.Tokens(), tokens_path, version=3, progress=said.append)
+    assert report.passed
+    assert [found.output for found in report.outputs] == ["pooled", "states"]
+    for found in report.outputs:
+        assert [size.batch_size for size in found.by_batch_size] == [1, 4]
+        assert found.max_abs <= 1e-5
+        assert found.elements == sum(size.elements for size in found.by_batch_size) > 0
+    assert (report.onnx.opset, report.providers, report.version, report.deterministic) == (20, ["cpu"], 3, True)
+    assert len(report.onnx.files["model.onnx"]) == 64
+    assert set(report.cases) <= set(said)
+    assert {"batch size 1: the shortest seq", "batch size 1: the longest seq"} <= set(report.cases)
+
+
+def test_the_report_is_json_and_back(tokens_path: Path) -> None:
+    report = prove(toys.tokens_spec(), toys.Tokens(), tokens_path)
+    text = report.model_dump_json()
+    assert ParityReport.model_validate_json(text) == report
+    assert json.loads(text)["outputs"][0]["output"] == "pooled"
+    assert report.summary()["batch_independent"] is True
+
+
+def test_two_proofs_give_the_same_report_but_for_seconds(tokens_path: Path) -> None:
+    one, other = (prove(toys.tokens_spec(), toys.Tokens(), tokens_path).model_dump() for _ in range(2))
+    assert {**one, "seconds": 0} == {**other, "seconds": 0}
+
+
+def test_another_seed_puts_in_other_values(tmp_path: Path) -> None:
+    path = graph(tmp_path, "k = Constant <value = float {1.001}> ()\n y = Mul (x, k)")
+    found = [
+        prove(spec(parity={"batch_sizes": [4], "seed": seed, "rtol": 1e-2}), lambda x: x, path).outputs[0]
+        for seed in (1, 2)
+    ]
+    assert found[0].quantiles_abs != found[1].quantiles_abs
 
 
 def test_other_weights_fail_with_output_batch_size_and_error(linear_path: Path) -> None:
     module = toys.linear()
     with torch.no_grad():
         module.bias[1] += 0.25
-    with pytest.raises(ParityFailed, match=r"output 'y' at batch size 1 differs by 0\.25 \(\d+ of \d+ elements"):
-        parity.prove(toys.spec(), module, linear_path, None)
+    report = prove(toys.spec(), module, linear_path)
+    assert failures(report) == ["ParityFailed"]
+    with pytest.raises(ParityFailed, match=r"output 'y' at batch size \d differs by 0\.25 \(13 of 26 elements"):
+        report.raise_for_failure()
+    assert report.outputs[0].differing == 13
 
 
 def test_only_real_samples_may_show_the_difference(linear_path: Path) -> None:
@@ -68,166 +95,280 @@ def test_only_real_samples_may_show_the_difference(linear_path: Path) -> None:
             return linear(x) + (x.amax(1, keepdim=True) > 50)
 
     linear = toys.linear()
-    parity.prove(toys.spec(), Odd(), linear_path, None)
+    assert prove(toys.spec(), Odd(), linear_path).passed
     samples = {"x": np.ones((40, 3), np.float32)}
     samples["x"][31] = 51
-    with pytest.raises(ParityFailed, match="differs by 1"):
-        parity.prove(toys.spec(), Odd(), linear_path, samples)
+    report = prove(toys.spec(), Odd(), linear_path, samples=samples)
+    assert failures(report) == ["ParityFailed"]
+    worst = report.outputs[0].worst
+    assert worst is not None
+    assert (worst.case, worst.place) == ("sample 31", 3)
+    assert report.real_samples == 40
 
 
-def test_a_batch_size_baked_into_the_file_fails(linear_path: Path, tmp_path: Path) -> None:
+def test_a_difference_at_one_batch_size_alone_is_found_there(tmp_path: Path) -> None:
+    path = graph(
+        tmp_path,
+        """n = Shape <start = 0, end = 1> (x)
+        six = Constant <value = int64 {6}> ()
+        large = Greater (n, six)
+        more = Cast <to = 1> (large)
+        y = Add (x, more)""",
+    )
+    report = prove(spec(parity={"batch_sizes": [1, 4, 8]}), lambda x: x, path)
+    assert [size.differing > 0 for size in report.outputs[0].by_batch_size] == [False, False, True]
+    # Alone and among eight the answers differ as well, and only in the exported file.
+    assert failures(report) == ["ParityFailed", "BatchDependent"]
+
+
+def test_the_worst_sample_is_saved_and_shows_the_difference_again(tmp_path: Path) -> None:
+    path = graph(tmp_path, "cube = Mul (x, x)\n small = Mul (cube, x)\n y = Add (x, small)")
+    made = spec(inputs=[{"name": "x", "dtype": "float32", "shape": [3], "range": [-3, 5]}])
+    report = prove(made, lambda x: x, path, worst_path=tmp_path / "worst.npz")
+    worst, saved = report.outputs[0].worst, np.load(tmp_path / "worst.npz")
+    assert report.worst_samples == "worst.npz"
+    assert sorted(saved.files) == ["y.answer", "y.input.x", "y.reference"]
+    answer = onnxruntime.InferenceSession(str(path)).run(None, {"x": saved["y.input.x"]})[0]
+    np.testing.assert_array_equal(answer, saved["y.answer"])
+    assert worst is not None
+    assert abs(answer - saved["y.reference"])[(0, *worst.index)] == worst.abs_error == 125
+    assert worst.case == "all highest"
+
+
+def test_a_batch_size_baked_into_the_file_fails_and_the_others_are_still_compared(
+    linear_path: Path, tmp_path: Path
+) -> None:
     model = onnx.load(str(linear_path))
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     onnx.save(model, str(tmp_path / "fixed.onnx"))
-    with pytest.raises(OnnxUnusable, match=r"fails on random values \(batch size 4\)"):
-        parity.prove(toys.spec(), toys.linear(), tmp_path / "fixed.onnx", None)
+    report = prove(toys.spec(), toys.linear(), tmp_path / "fixed.onnx")
+    assert failures(report) == ["OnnxUnusable"]
+    assert "fails on batch size 4" in report.failures[0].message
+    assert [size.batch_size for size in report.outputs[0].by_batch_size] == [1]
 
 
-def test_answers_that_depend_on_neighbours_are_refused(tmp_path: Path) -> None:
-    path = exported(toys.spec(), toys.Neighbours(), tmp_path)
-    with pytest.raises(BatchDependent, match="output 'y' of a sample alone and among 8"):
-        parity.prove(toys.spec(), toys.Neighbours(), path, None)
+@pytest.mark.parametrize("by", [0.01, 100.0])
+def test_a_file_in_which_one_weight_of_many_is_another_is_refused(linear_path: Path, tmp_path: Path, by: float) -> None:
+    model = onnx.load(str(linear_path))
+    weight = next(entry for entry in model.graph.initializer if list(entry.dims) == [2])
+    values = numpy_helper.to_array(weight).copy()
+    values[0] += by
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, str(tmp_path / "mutated.onnx"))
+    assert failures(prove(toys.spec(), toys.linear(), tmp_path / "mutated.onnx")) == ["ParityFailed"]
 
 
-def test_a_file_with_other_names_is_refused(tokens_path: Path) -> None:
+def test_files_that_cannot_be_opened_or_compared_are_refused(
+    linear_path: Path, tokens_path: Path, tmp_path: Path
+) -> None:
     with pytest.raises(OnnxUnusable, match=r"its inputs are \['ids', 'mask'\], the spec says \['x'\]"):
-        parity.prove(toys.spec(), toys.linear(), tokens_path, None)
-
-
-def test_a_damaged_file_is_refused(linear_path: Path, tmp_path: Path) -> None:
+        prove(toys.spec(), toys.linear(), tokens_path)
     (tmp_path / "half.onnx").write_bytes(linear_path.read_bytes()[:100])
-    with pytest.raises(OnnxUnusable, match="does not open it"):
-        parity.prove(toys.spec(), toys.linear(), tmp_path / "half.onnx", None)
+    with pytest.raises(OnnxUnusable, match="it is no ONNX file"):
+        prove(toys.spec(), toys.linear(), tmp_path / "half.onnx")
+    with pytest.raises(OnnxUnusable, match=r"does not open it .*Nonsense"):
+        prove(spec(), doubled, graph(tmp_path, "y = Nonsense (x)"))
 
 
-def test_a_file_that_fails_on_an_input_is_refused(tokens_path: Path, tmp_path: Path) -> None:
-    model = onnx.load(str(tokens_path))
-    table = next(entry for entry in model.graph.initializer if entry.dims == [10, 4])
-    table.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(table)[:5], table.name))
-    onnx.save(model, str(tmp_path / "short.onnx"))
-    with pytest.raises(OnnxUnusable, match="ONNX Runtime fails on"):
-        parity.prove(toys.tokens_spec(), toys.Tokens(), tmp_path / "short.onnx", None)
+def test_a_file_that_fails_on_everything_raises(tmp_path: Path) -> None:
+    path = graph(
+        tmp_path,
+        "k = Constant <value = float[5] {1,2,3,4,5}> ()\n y = Add (x, k)",
+        "float[batch,n] y",
+        "float[batch,m] x",
+    )
+    with pytest.raises(OnnxUnusable, match="ONNX Runtime fails on batch size 1"):
+        prove(spec(), lambda x: x, path)
+
+
+def test_weights_that_lie_beside_the_graph_are_digested_and_must_be_there(tmp_path: Path) -> None:
+    path = graph(tmp_path, "y = Add (x, w)")
+    model = onnx.load(str(path))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 3), np.float32), "w"))
+    onnx.save(model, str(path), save_as_external_data=True, location="model.onnx.data", size_threshold=0)
+    report = prove(spec(), lambda x: x, path)
+    assert sorted(report.onnx.files) == ["model.onnx", "model.onnx.data"]
+    assert report.onnx.size_bytes == sum(file.stat().st_size for file in tmp_path.iterdir())
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises(OnnxUnusable, match=r"\['model.onnx.data'\] do not lie beside it"):
+        prove(spec(), lambda x: x, path)
 
 
 def test_inputs_that_the_model_itself_refuses_point_to_the_spec(tokens_path: Path) -> None:
-    spec = toys.tokens_spec()
-    wide = spec.inputs[0].model_copy(update={"range": (0, 10)})
-    spec = spec.model_copy(update={"inputs": [wide, spec.inputs[1]]})
+    made = toys.tokens_spec()
+    wide = made.inputs[0].model_copy(update={"range": (0, 10)})
+    made = made.model_copy(update={"inputs": [wide, made.inputs[1]]})
     with pytest.raises(ModelRefusesInputs, match=r"IndexError.*Correct inputs, ranges"):
-        parity.prove(spec, toys.Tokens(), tokens_path, None)
+        prove(made, toys.Tokens(), tokens_path)
 
 
-# --- comparing ---------------------------------------------------------------------------------
-
-NUMBERS = st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=8)
-TOLERANCE = Tolerance(atol=1e-4, rtol=1e-3)
+# --- values that are not finite, and other types ------------------------------------------------
 
 
-@given(NUMBERS)
-def test_an_array_equals_itself_whatever_it_holds(numbers: list[float]) -> None:
-    array = np.array(numbers, np.float32)
-    found = compare(array, array.copy(), TOLERANCE)
-    assert (found.differing, found.worst_abs, found.worst_rel) == (0, 0.0, 0.0)
+def test_nan_that_pytorch_does_not_answer_is_a_failure_of_its_own(tmp_path: Path) -> None:
+    path = graph(tmp_path, "s = Sqrt (x)\n y = Mul (s, s)")
+    report = prove(spec(), lambda x: x.clamp(min=0), path)
+    assert failures(report) == ["NotFinite"]
+    assert "batch size 1: nan, PyTorch answers 0. No tolerance" in report.failures[0].message
+    found = report.outputs[0]
+    assert found.new_non_finite == found.histogram.non_finite == found.differing > 0
+    assert found.worst is not None
+    assert (found.worst.answer, found.worst.answer_text, found.worst.reference) == (None, "nan", 0)
+    ParityReport.model_validate_json(report.model_dump_json())
 
 
-@pytest.mark.parametrize(
-    ("answer", "reference"),
-    [(np.nan, 1.0), (1.0, np.nan), (np.inf, -np.inf), (np.inf, 1e30), (1e30, np.inf), (np.nan, np.inf), (1.0012, 1.0)],
-)
-def test_values_that_are_not_equal_differ(answer: float, reference: float) -> None:
-    found = compare(np.array([answer, 0.0]), np.array([reference, 0.0]), TOLERANCE)
-    assert found.differing == 1
-    assert found.worst_abs > 0
+def test_infinity_for_nan_and_a_number_for_infinity_fail_as_well(tmp_path: Path) -> None:
+    zero = "k = Constant <value = float {0}> ()\n"
+    path = graph(tmp_path, zero + "d = Mul (x, k)\n one = Exp (d)\n y = Div (one, k)")
+    assert failures(prove(spec(), lambda x: x * torch.nan, path)) == ["NotFinite"]
+    path = graph(tmp_path, "y = Identity (x)")
+    report = prove(spec(), lambda x: x * 0 + torch.inf, path)
+    assert failures(report) == ["NotFinite"]
+    assert report.outputs[0].new_non_finite == 0
 
 
-def test_the_bound_is_absolute_near_zero_and_relative_far_from_it() -> None:
-    reference = np.array([0.0, 1000.0])
-    assert compare(reference + np.array([0.99e-4, 1.0]), reference, TOLERANCE).differing == 0
-    assert compare(reference + np.array([1.01e-4, 1.01]), reference, TOLERANCE).differing == 2
-
-
-def test_whole_numbers_must_be_the_very_same() -> None:
-    reference = np.array([2**60, 5000], np.int64)
-    found = compare(reference + np.array([1, 0]), reference, TOLERANCE)
-    assert (found.differing, found.worst_abs) == (1, 1.0)
-    assert compare(np.array([True]), np.array([False]), TOLERANCE).differing == 1
-
-
-# --- generating --------------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**32 - 1), st.integers(2, 12))
-def test_generated_values_keep_range_type_and_never_mask_all(seed: int, seq: int) -> None:
-    made = sets.generate(toys.tokens_spec(), 5, seed, {"seq": seq})
-    assert {name: (array.dtype, array.shape) for name, array in made.items()} == {
-        name: (np.dtype(np.int64), (5, seq)) for name in ("ids", "mask")
-    }
-    assert made["ids"].min() >= 0
-    assert made["ids"].max() <= 9
-    assert made["mask"].any(axis=1).all()
-    again = sets.generate(toys.tokens_spec(), 5, seed, {"seq": seq})
-    assert all(np.array_equal(again[name], made[name]) for name in made)
-
-
-def test_edges_hold_zero_one_and_both_ends_inside_the_range() -> None:
-    spec = toys.spec(inputs=[{"name": "x", "dtype": "float32", "shape": [3], "range": [0.5, 20]}])
-    assert sets.edges(spec, {})["x"].tolist() == [[0.5] * 3, [1] * 3, [0.5] * 3, [20] * 3]
-    assert sets.edges(toys.tokens_spec(), {"seq": 2})["mask"].any(axis=1).all()
-
-
-# --- samples -----------------------------------------------------------------------------------
-
-X = np.arange(12, dtype=np.float32).reshape(4, 3)
-
-
-def load(path: Path, spec: ModelSpec | None = None, with_label: bool = False) -> dict[str, Any]:
-    return parity.load_samples(toys.uri(path), spec or toys.spec(), toys.ENVIRONMENT, with_label)
-
-
-def test_samples_are_read_with_their_label_only_when_asked(tmp_path: Path) -> None:
-    np.savez(tmp_path / "s.npz", x=X, label=np.arange(4))
-    assert list(load(tmp_path / "s.npz")) == ["x"]
-    assert load(tmp_path / "s.npz", with_label=True)["label"].tolist() == [0, 1, 2, 3]
+def test_nan_that_both_answer_is_equal_and_counted(tmp_path: Path) -> None:
+    path = graph(tmp_path, "y = Log (x)")
+    report = prove(spec(), torch.log, path)
+    assert report.passed
+    assert report.outputs[0].reference_non_finite > 0
+    assert report.outputs[0].new_non_finite == 0
 
 
 @pytest.mark.parametrize(
-    ("arrays", "says"),
+    ("dtype", "body", "function"),
     [
-        ({"y": X}, r"arrays \['x'\] are missing"),
-        ({"x": X, "xx": X}, "array 'xx', which is no input. Did you mean 'x'"),
-        ({"x": X.astype(np.float64)}, "'x' is float64, the spec says float32"),
-        ({"x": X[:, :2]}, r"'x' has the shape \[4, 2\], the spec says \[samples, 3\]"),
-        ({"x": X[:0]}, r"shape \[0, 3\]"),
-        ({"x": X, "label": np.arange(3)}, "differ in their number of samples"),
-        ({"x": X, "label": np.ones(4)}, "one whole number a sample"),
-        ({"x": X}, r"\['label'\] are missing"),
-        ({"x": np.array([object()])}, "without executing it"),
+        ("int64", "i = Cast <to = 7> (x)\n k = Constant <value = int64 {1}> ()\n y = Add (i, k)", lambda x: x.long()),
+        ("bool", "k = Constant <value = float {0.5}> ()\n y = Greater (x, k)", lambda x: x > 0),
+        (
+            "float64",
+            "d = Cast <to = 11> (x)\n k = Constant <value = double {1.00001}> ()\n y = Mul (d, k)",
+            lambda x: x.double(),
+        ),
+        (
+            "float16",
+            "k = Constant <value = float {1.05}> ()\n m = Mul (x, k)\n y = Cast <to = 10> (m)",
+            lambda x: x.half(),
+        ),
     ],
 )
-def test_samples_that_do_not_fit_say_why(tmp_path: Path, arrays: dict[str, Any], says: str) -> None:
-    np.savez(tmp_path / "s.npz", **arrays)
-    with pytest.raises(SamplesUnusable, match=says):
-        load(tmp_path / "s.npz", with_label="label" in str(arrays) or "label" in says)
+def test_each_type_has_its_own_tolerance(tmp_path: Path, dtype: str, body: str, function: Any) -> None:
+    name = {"int64": "int64", "bool": "bool", "float64": "double", "float16": "float16"}[dtype]
+    report = prove(spec(dtype), function, graph(tmp_path, body, f"{name}[batch,3] y"))
+    assert failures(report) == ["ParityFailed"]
+    same = {"int64": "y = Cast <to = 7> (x)", "bool": "k = Constant <value = float {0}> ()\n y = Greater (x, k)"}
+    right = same.get(dtype, f"y = Cast <to = {11 if dtype == 'float64' else 10}> (x)")
+    report = prove(spec(dtype), function, graph(tmp_path, right, f"{name}[batch,3] y"))
+    assert report.passed
+    assert (report.outputs[0].max_ulps is None) == (dtype in ("int64", "bool"))
 
 
-def test_dynamic_axes_of_samples_keep_their_bounds_and_agree(tmp_path: Path) -> None:
-    spec = toys.tokens_spec()
-    for ids, mask, says in ((3, 4, "axis 'seq' is 3 in one input and 4"), (13, 13, "allows 2 to 12")):
-        np.savez(tmp_path / "s.npz", ids=np.ones((2, ids), np.int64), mask=np.ones((2, mask), np.int64))
-        with pytest.raises(SamplesUnusable, match=says):
-            load(tmp_path / "s.npz", spec)
+def test_an_output_that_may_be_one_off_says_so(tmp_path: Path) -> None:
+    body = "i = Cast <to = 7> (x)\n k = Constant <value = int64 {1}> ()\n y = Add (i, k)"
+    path = graph(tmp_path, body, "int64[batch,3] y")
+    own = {"batch_sizes": [2], "outputs": {"y": {"atol": 1, "rtol": 0}}}
+    report = prove(spec("int64", parity=own), lambda x: x.long(), path)
+    assert report.passed
+    assert report.outputs[0].max_abs == 1
 
 
-def test_absent_and_damaged_samples_are_said(tmp_path: Path) -> None:
-    with pytest.raises(SamplesUnusable, match="nothing lies there"):
-        load(tmp_path / "s.npz")
-    np.savez(tmp_path / "s.npz", x=X)
-    (tmp_path / "s.npz").write_bytes((tmp_path / "s.npz").read_bytes()[:-30])
-    with pytest.raises(SamplesUnusable, match=r"no whole \.npz"):
-        load(tmp_path / "s.npz")
+def test_one_value_a_sample_has_no_axis_but_the_batch(tmp_path: Path) -> None:
+    sums = "k = Constant <value = int64[1] {1}> ()\n y = ReduceSum <keepdims = 0> (x, k)"
+    path = graph(tmp_path, sums, "float[batch] y")
+    report = prove(spec(shape=[]), lambda x: x.sum(1), path)
+    assert report.passed
+    assert report.outputs[0].cosine_min is report.outputs[0].top1_agreement is None
+    wrong = prove(spec(shape=[]), lambda x: x.sum(1) + x[:, 0], path)
+    assert failures(wrong) == ["ParityFailed"]
+    assert wrong.outputs[0].worst is not None
+    assert wrong.outputs[0].worst.index == []
 
 
-# --- recording ---------------------------------------------------------------------------------
+# --- shapes -------------------------------------------------------------------------------------
+
+
+def test_an_output_that_is_not_as_the_spec_declares_it_fails(tmp_path: Path) -> None:
+    path = graph(tmp_path, DOUBLED, "float[batch,n] y")
+    report = prove(spec(shape=[2]), doubled, path)
+    assert failures(report) == ["OutputMisdeclared"]
+    assert "is float32 [1, 3] for batch size 1: random values, the spec says float32 [batch, 2]" in str(
+        report.failures[0].message
+    )
+    assert failures(prove(spec(shape=[3, 1]), doubled, path)) == ["OutputMisdeclared"]
+
+
+def test_a_dynamic_axis_of_an_output_has_the_size_of_its_inputs(tmp_path: Path) -> None:
+    changes = {
+        "inputs": [{"name": "x", "dtype": "float32", "shape": ["n"]}],
+        "dynamic_axes": {"n": {"min": 2, "max": 9}},
+    }
+    path = graph(tmp_path, DOUBLED, "float[batch,n] y", "float[batch,n] x")
+    assert prove(spec(shape=["n"], **changes), doubled, path).passed
+    cut = "s = Constant <value = int64[1] {1}> ()\n e = Constant <value = int64[1] {99}> ()\n y = Slice (x, s, e, s)"
+    path = graph(tmp_path, cut, "float[batch,m] y", "float[batch,n] x")
+    report = prove(spec(shape=["n"], **changes), lambda x: x[:, 1:], path)
+    assert failures(report) == ["OutputMisdeclared"]
+
+
+def test_another_shape_or_type_than_pytorchs_is_no_answer_but_the_other_outputs_are_compared(tmp_path: Path) -> None:
+    both = [{"name": name, "dtype": "float32", "shape": [3]} for name in ("y", "z")]
+    axes = "k = Constant <value = int64[1] {1}> ()\n y = ReduceSum <keepdims = 1> (x, k)\n z = Add (x, x)"
+    path = graph(tmp_path, axes, "float[batch,n] y, float[batch,3] z")
+    report = prove(spec(outputs=both), lambda x: (x * 2, x * 3), path)
+    assert failures(report) == ["OnnxUnusable", "ParityFailed"]
+    assert "'y' is float32 [1, 1] for batch size 1: random values, PyTorch's is float32 [1, 3]" in str(report.failures)
+    path = graph(tmp_path, "y = Cast <to = 11> (x)", "double[batch,3] y")
+    with pytest.raises(OnnxUnusable, match="output 'y' is float64, the spec says float32"):
+        prove(spec(), lambda x: x, path)
+
+
+def test_pytorchs_own_type_is_held_to_the_spec(tmp_path: Path) -> None:
+    report = prove(spec(), lambda x: x.double() * 2, graph(tmp_path, DOUBLED))
+    assert failures(report) == ["OutputMisdeclared", "OnnxUnusable"]
+    assert "is float64 [1, 3] for batch size 1" in report.failures[0].message
+
+
+# --- what a case may take -----------------------------------------------------------------------
+
+
+def test_huge_axes_and_batches_are_cut_and_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cases, "MOST_ELEMENTS", 120)
+    made = spec(
+        shape=["n"],
+        inputs=[{"name": "x", "dtype": "float32", "shape": ["n"]}],
+        dynamic_axes={"n": {"min": 4, "max": 4096}},
+    )
+    report = prove(made, doubled, graph(tmp_path, DOUBLED, "float[batch,n] y", "float[batch,n] x"))
+    assert report.passed
+    assert "batch size 3 (of 4, to fit into memory): random values" in " ".join(report.cases)
+    assert "batch size 1: the longest n (n 32 instead of 4096, to fit into memory)" in report.cases
+
+
+def test_the_work_is_bounded_by_the_plan(tmp_path: Path) -> None:
+    asked = 0
+
+    def counting(x: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        return x * 2
+
+    samples = {"x": np.random.default_rng(0).random((5000, 3), np.float32)}
+    made = spec(serving={"max_batch_size": 64}, parity={})
+    report = prove(made, counting, graph(tmp_path, DOUBLED), samples=samples)
+    assert report.passed
+    assert asked == len(report.cases) + 2 <= 32
+    assert report.real_samples == 128
+
+
+def test_float16_inputs_stay_inside_what_float16_holds(tmp_path: Path) -> None:
+    wide = [{"name": "x", "dtype": "float16", "shape": [3], "range": [-1e6, 1e6]}]
+    path = graph(tmp_path, "y = Identity (x)", "float16[batch,3] y", "float16[batch,3] x")
+    report = prove(spec("float16", inputs=wide), lambda x: x, path)
+    assert report.passed
+    assert report.outputs[0].reference_non_finite == 0
+
+
+# --- recording ----------------------------------------------------------------------------------
 
 
 def test_recorded_answers_are_pytorchs_own_for_the_users_samples_first() -> None:
@@ -242,3 +383,8 @@ def test_without_samples_generated_ones_are_recorded() -> None:
     recorded = parity.record(toys.tokens_spec(), toys.Tokens(), None)
     assert sorted(recorded) == ["input__ids", "input__mask", "output__pooled", "output__states"]
     assert {len(array) for array in recorded.values()} == {32}
+
+
+def test_without_batching_each_sample_is_recorded_alone() -> None:
+    recorded = parity.record(toys.spec(serving={"max_batch_size": 0}), toys.Neighbours(), None)
+    assert np.array_equal(recorded["output__y"], np.zeros((32, 2), np.float32))

@@ -49,7 +49,7 @@ class OutputsCompared:
             self._hold_to_spec(case, expected)
             for candidate in self._candidates:
                 compared += self._compare(candidate, case, expected)
-        if not compared and self._unusable:
+        if not compared and self._unusable and not self._misdeclared:
             raise next(iter(self._unusable.values()))
 
     def _compare(self, candidate: Candidate, case: Case, expected: Arrays) -> int:
@@ -87,8 +87,8 @@ class OutputsCompared:
         """Return why the outputs are not proved, the most important first."""
         tallies = list(self._tallies.values())
         return [
-            *self._unusable.values(),
             *self._misdeclared.values(),
+            *self._unusable.values(),
             *(error for error in map(self._not_finite, tallies) if error is not None),
             *(error for error in map(self._beyond, tallies) if error is not None),
         ]

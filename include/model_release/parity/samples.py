@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,8 +27,14 @@ def middle_axes(spec: ModelSpec) -> dict[str, int]:
 
 
 def bounds_of(tensor: Input) -> tuple[float, float]:
-    """Return the bounds of generated values, both included."""
-    return tensor.range or _DEFAULT_RANGE[np.dtype(tensor.dtype).kind]
+    """Return the bounds of generated values, both included, inside of what the dtype holds; whole ones as such."""
+    dtype = np.dtype(tensor.dtype)
+    low, high = tensor.range or _DEFAULT_RANGE[dtype.kind]
+    if dtype.kind == "f":
+        limits = np.finfo(dtype)
+        return max(low, float(limits.min)), min(high, float(limits.max))
+    least, most = (0, 1) if dtype.kind == "b" else (int(np.iinfo(dtype).min), int(np.iinfo(dtype).max))
+    return max(math.ceil(low), least), min(math.floor(high), most)
 
 
 def shape_of(tensor: Input, count: int, axes: Mapping[str, int]) -> tuple[int, ...]:
@@ -62,9 +69,11 @@ def generate(spec: ModelSpec, count: int, seed: int, axes: Mapping[str, int]) ->
         low, high = bounds_of(tensor)
         dtype, shape = np.dtype(tensor.dtype), shape_of(tensor, count, axes)
         if dtype.kind == "f":
-            array = random.uniform(low, high, shape).astype(dtype)
+            share = random.random(shape)
+            # As a weighted mean, since high - low may be more than float64 holds.
+            array = (low * (1 - share) + high * share).astype(dtype)
         else:
-            array = random.integers(int(np.ceil(low)), int(np.floor(high)), shape, endpoint=True).astype(dtype)
+            array = random.integers(int(low), int(high), shape, dtype=dtype.type, endpoint=True)
         made[tensor.name] = _unmasked(array) if is_mask(tensor) and array.size else array
     return made
 
@@ -111,24 +120,9 @@ def _level(name: str, tensor: Input, shape: tuple[int, ...]) -> Array:
     if is_mask(tensor):
         return np.ones(shape, tensor.dtype)
     dtype, (low, high) = np.dtype(tensor.dtype), bounds_of(tensor)
-    if dtype.kind == "f":
-        # A range may pass what the dtype holds: float16 ends at 65504.
-        low, high = max(low, float(np.finfo(dtype).min)), min(high, float(np.finfo(dtype).max))
-    else:
-        low, high = float(np.ceil(low)), float(np.floor(high))
-    smallest = float(np.finfo(dtype).tiny) if dtype.kind == "f" else 0.0
-    value = {"zeros": 0.0, "ones": 1.0, "all lowest": low, "all highest": high, "smallest numbers": smallest}[name]
-    return _cast(np.full(shape, min(max(value, low), high)), dtype)
-
-
-def _cast(values: Array, dtype: np.dtype[Any]) -> Array:
-    """Cast to whole numbers without passing their ends, which float64 rounds up for 64 bits."""
-    if dtype.kind not in "iu":
-        return values.astype(dtype)
-    limits = np.iinfo(dtype)
-    top = values >= float(limits.max)
-    safe = np.where(top, 0, np.maximum(values, float(limits.min))).astype(dtype)
-    return np.where(top, limits.max, safe).astype(dtype)
+    smallest = float(np.finfo(dtype).tiny) if dtype.kind == "f" else 0
+    value = {"zeros": 0, "ones": 1, "all lowest": low, "all highest": high, "smallest numbers": smallest}[name]
+    return np.full(shape, min(max(value, low), high), dtype)
 
 
 def _paddings(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
@@ -161,7 +155,7 @@ def _padded(spec: ModelSpec, sample: Arrays, axis: int | str, counts: Array) -> 
         array = sample[tensor.name].copy()
         if tensor.shape and tensor.shape[0] == axis and (isinstance(axis, str) or len(tensor.shape) == 1):
             low, high = bounds_of(tensor)
-            array[:, ~counts] = np.asarray(min(max(0.0, low), high)).astype(tensor.dtype)
+            array[:, ~counts] = np.asarray(min(max(0, low), high), tensor.dtype)
         padded[tensor.name] = array
     return padded
 
