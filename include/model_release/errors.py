@@ -532,7 +532,9 @@ class AccuracyNotProven(AccuracyTooLow):
         alpha: float,
         needed: int | None,
     ) -> None:
-        if needed is None:
+        if margin > 0 and accuracies[1] - accuracies[0] >= margin:
+            hint = "On this set alone it is worse by that much."
+        elif needed is None:
             hint = "With a margin of 0 only a better version passes: give accuracy.margin what you can afford to lose."
         elif needed > samples:
             hint = (
@@ -540,7 +542,7 @@ class AccuracyNotProven(AccuracyTooLow):
                 "these would pass. Label more, or widen accuracy.margin."
             )
         else:
-            hint = "The golden set is large enough: this version is worse."
+            hint = "The golden set is large enough for two equally good versions: this one is worse."
         Failed.__init__(
             self,
             f"{_versioned(model, version)} answers {accuracies[0]:.4f} of the {samples} golden samples rightly on "
