@@ -14,7 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from model_release import parity
-from model_release.errors import ModelRefusesInputs, OnnxUnusable, ParityFailed
+from model_release.errors import ModelRefusesInputs, OnnxUnusable, ParityFailed, SamplesUnusable
 from model_release.parity import cases
 from model_release.parity.report import ParityReport
 from tests.unit import toys
@@ -200,6 +200,16 @@ def test_inputs_that_the_model_itself_refuses_point_to_the_spec(tokens_path: Pat
     made = made.model_copy(update={"inputs": [wide, made.inputs[1]]})
     with pytest.raises(ModelRefusesInputs, match=r"IndexError.*Correct inputs, ranges"):
         prove(made, toys.Tokens(), tokens_path)
+
+
+def test_samples_that_do_not_fit_are_refused_before_anything_runs(tmp_path: Path) -> None:
+    path = graph(tmp_path, DOUBLED)
+    with pytest.raises(SamplesUnusable, match="given to the proof cannot be used: 'x' is float64"):
+        prove(spec(), doubled, path, samples={"x": np.zeros((2, 3))})
+    with pytest.raises(SamplesUnusable, match=r"golden set cannot be used: the arrays \['label'\] are missing"):
+        prove(spec(), doubled, path, golden={"x": np.zeros((2, 3), np.float32)})
+    labelled = {"x": np.zeros((2, 3), np.float32), "label": np.zeros(2, np.int64)}
+    assert prove(spec(), doubled, path, samples=labelled).real_samples == 2
 
 
 # --- values that are not finite, and other types ------------------------------------------------

@@ -61,12 +61,17 @@ def test_every_type_stays_inside_its_range_and_what_it_holds(dtype: str, bounds:
 def test_edges_hold_zero_one_and_both_ends_inside_the_range() -> None:
     edges = dict(sets.edges(taking("float32", [0.5, 20]), {}))
     assert {name: array["x"].tolist() for name, array in edges.items()} == {
-        "zeros = all lowest = smallest numbers": [[0.5] * 3],
+        "zeros = all lowest = small numbers": [[0.5] * 3],
         "ones": [[1] * 3],
         "all highest": [[20] * 3],
     }
-    small = dict(sets.edges(taking("float16"), {}))["smallest numbers"]["x"]
-    assert small.tolist() == [[float(np.finfo(np.float16).tiny)] * 3]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_small_numbers_have_squares_that_are_still_normal(dtype: str) -> None:
+    small = dict(sets.edges(taking(dtype), {}))["small numbers"]["x"]
+    assert (small * small >= np.finfo(dtype).tiny).all()
+    assert (small * small <= 4 * np.finfo(dtype).tiny).all()
 
 
 def test_padding_masks_of_several_lengths_on_either_side_never_all_zero() -> None:
@@ -133,6 +138,8 @@ def test_every_case_is_a_batch_of_its_size_with_a_name_for_each_sample() -> None
         assert case.size in (1, 4)
         assert case.name.startswith(f"batch size {case.size}: ")
     assert "batch size 4: sample 4 to 2, from the first on again" in [case.name for case in planned]
+    generated = [case for case in planned if case.size == 1 and " the " not in case.name and "sample" not in case.name]
+    assert len(generated) == 6
     edges = {name for name, _ in sets.edges(toys.tokens_spec(), sets.middle_axes(toys.tokens_spec()))}
     assert edges <= {label for case in planned if case.size == 4 for label in case.labels}
 

@@ -33,10 +33,15 @@ def load_samples(uri: str, spec: ModelSpec, environment: Environment, with_label
         except (CheckpointMissing, CheckpointUnreadable) as error:
             raise SamplesUnusable(uri, _fetch_problem(error)) from None
         arrays = _read(uri, path)
+    check_samples(spec, arrays, uri, with_label)
+    return {name: array for name, array in arrays.items() if with_label or name != LABEL}
+
+
+def check_samples(spec: ModelSpec, arrays: Arrays, where: str, with_label: bool = False) -> None:
+    """Hold samples that came from `where` against the spec. Raises SamplesUnusable."""
     problem = _problem(spec, arrays, with_label)
     if problem:
-        raise SamplesUnusable(uri, problem)
-    return {name: array for name, array in arrays.items() if with_label or name != LABEL}
+        raise SamplesUnusable(where, problem)
 
 
 def _fetch_problem(error: CheckpointMissing | CheckpointUnreadable) -> str:

@@ -17,6 +17,7 @@ from model_release.parity import embedding as spaces
 from model_release.parity import independence, noise
 from model_release.parity import stable as versions
 from model_release.parity.candidate import Candidate, import_onnxruntime
+from model_release.parity.files import check_samples
 from model_release.parity.onnxfile import describe
 from model_release.parity.outputs import OutputsCompared
 from model_release.parity.providers import open_candidates
@@ -53,6 +54,11 @@ def prove(
     `report.raise_for_failure()` raises the most important one.
     Raises OnnxUnusable, ModelRefusesInputs, ProviderMissing, SamplesUnusable where nothing can be compared.
     """
+    if samples is not None:
+        check_samples(spec, samples, "given to the proof")
+        samples = {tensor.name: samples[tensor.name] for tensor in spec.inputs}
+    if golden is not None:
+        check_samples(spec, golden, "given as the golden set", with_label=True)
     return _Proof(spec, module, onnx_path, progress or (lambda _: None)).run(
         source, version, samples, golden, stable, worst_path
     )

@@ -88,8 +88,8 @@ def edges(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
     """
     Return one sample for each edge of what the spec allows, with its name for people; masks are never all zero.
 
-    Even values (zeros, ones, all lowest, all highest, the smallest normal numbers), each held inside the range; for
-    masks also padding on either side, of several lengths.
+    Even values (zeros, ones, all lowest, all highest, and the smallest whose squares are normal numbers), each held
+    inside the range; for masks also padding on either side, of several lengths.
     """
     found: list[tuple[str, Arrays]] = []
     for name, sample in [*_levels(spec, axes), *_paddings(spec, axes)]:
@@ -108,7 +108,7 @@ def _equal(one: Arrays, other: Arrays) -> bool:
 def _levels(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
     names = ["zeros", "ones", "all lowest", "all highest"]
     if any(tensor.dtype.startswith("float") for tensor in spec.inputs):
-        names.append("smallest numbers")
+        names.append("small numbers")
     return [
         (name, {tensor.name: _level(name, tensor, shape_of(tensor, 1, axes)) for tensor in spec.inputs})
         for name in names
@@ -120,8 +120,9 @@ def _level(name: str, tensor: Input, shape: tuple[int, ...]) -> Array:
     if is_mask(tensor):
         return np.ones(shape, tensor.dtype)
     dtype, (low, high) = np.dtype(tensor.dtype), bounds_of(tensor)
-    smallest = float(np.finfo(dtype).tiny) if dtype.kind == "f" else 0
-    value = {"zeros": 0, "ones": 1, "all lowest": low, "all highest": high, "smallest numbers": smallest}[name]
+    # Below, squares vanish, and every norm divides by zero in its own way.
+    small = 2.0 ** math.ceil(np.finfo(dtype).minexp / 2) if dtype.kind == "f" else 0
+    value = {"zeros": 0, "ones": 1, "all lowest": low, "all highest": high, "small numbers": small}[name]
     return np.full(shape, min(max(value, low), high), dtype)
 
 
