@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import onnxruntime
 import pytest
 
@@ -131,10 +132,14 @@ def test_providers_that_were_asked_for_are_exactly_those(path: Path, machine: Ma
 
 def test_a_provider_that_answers_otherwise_fails_alone_and_by_name(path: Path, machine: Machine) -> None:
     machine.wrong = True
-    report = prove(asked("cpu", "cuda"), doubled, path)
+    worst = path.parent / "worst.npz"
+    report = prove(asked("cpu", "cuda"), lambda x: x * 2.00001, path, worst_path=worst)
     assert failures(report) == ["ParityFailed"]
     assert "beyond the tolerance on cuda" in report.failures[0].message
     assert [found.differing > 0 for found in report.outputs] == [False, True]
+    # The file holds the worst sample of all providers.
+    saved = np.load(worst)
+    assert (saved["y.answer"] - saved["y.reference"]).max() == pytest.approx(1, abs=0.01)
 
 
 def test_a_bad_file_is_not_blamed_on_the_provider(tmp_path: Path, machine: Machine) -> None:
