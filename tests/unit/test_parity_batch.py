@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_release.errors import BatchDependent, NotDeterministic
-from model_release.parity import independence
+from model_release.parity import independence, onnxfile
 from model_release.parity.report import PYTORCH
 from tests.unit.parity_graphs import failures, graph, prove, spec
 
@@ -193,6 +193,15 @@ def test_noise_of_the_graph_names_its_nodes(tmp_path: Path) -> None:
     assert failures(report) == ["NotDeterministic"]
     assert "'y' of the ONNX file on cpu" in report.failures[0].message
     assert "drawn by RandomNormalLike 'node_noise'" in report.failures[0].message
+
+
+def test_a_dropout_that_the_graph_kept_on_is_named(tmp_path: Path) -> None:
+    on = "r = Constant <value = float {0.5}> ()\n on = Constant <value = bool {1}> ()\n"
+    report = prove(spec(), lambda x: x, graph(tmp_path, on + "y = Dropout (x, r, on)"))
+    assert set(failures(report)) == {"NotDeterministic"}
+    assert "drawn by Dropout" in report.failures[0].message
+    off = "r = Constant <value = float {0.5}> ()\n y = Dropout (x, r)"
+    assert onnxfile.describe(spec(), graph(tmp_path, off))[1] == []
 
 
 def test_noise_of_the_model_is_not_blamed_on_its_export_as_well(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,8 @@ import numpy as np
 import pytest
 
 from model_release.errors import EmbeddingMoved
-from model_release.parity import StableVersion
+from model_release.parity import StableVersion, providers, stable
+from model_release.parity.candidate import Candidate
 from model_release.parity.embedding import compare_spaces, neighbour_agreement
 from model_release.spec import Embedding
 from tests.unit.parity_graphs import failures, graph, prove, spec
@@ -64,12 +66,13 @@ def test_small_moves_are_the_same_space_until_neighbours_change() -> None:
     assert not mixed.same_space
 
 
-def test_one_outlier_of_many_is_told_from_a_moved_space() -> None:
+@pytest.mark.parametrize(("outliers", "same"), [(1, True), (3, True), (4, False)])
+def test_one_outlier_of_a_hundred_is_told_from_a_moved_space(outliers: int, same: bool) -> None:
     moved = VECTORS.copy()
-    moved[5] = -moved[5]
-    outlier = found(moved, VECTORS)
-    assert outlier.cosine_min == pytest.approx(-1)
-    assert outlier.same_space
+    moved[:outliers] = -moved[:outliers]
+    report = found(moved, VECTORS)
+    assert report.cosine_min == pytest.approx(-1)
+    assert report.same_space is same
 
 
 def test_ties_agree_whatever_their_order() -> None:
@@ -99,8 +102,8 @@ def proved(folder: Path, body: str, same_space: str, function: Any = None, **mor
     made = spec(embedding={"same_space": same_space})
     for name in ("this", "stable"):
         (folder / name).mkdir(exist_ok=True)
-    stable = StableVersion(7, made, graph(folder / "stable", "y = Identity (x)"))
-    return prove(made, function or (lambda x: -x), graph(folder / "this", body), stable=stable, **more)
+    other = StableVersion(7, made, graph(folder / "stable", "y = Identity (x)"))
+    return prove(made, function or (lambda x: -x), graph(folder / "this", body), stable=other, **more)
 
 
 def test_a_moved_space_stops_the_release_only_where_it_must_be_the_same(tmp_path: Path) -> None:
@@ -120,6 +123,23 @@ def test_the_users_samples_are_taken_up_to_a_bound(tmp_path: Path) -> None:
     report = proved(tmp_path, "y = Identity (x)", "required", lambda x: x, samples=samples)
     assert report.passed
     assert (report.embedding.samples, report.embedding.generated) == (2000, False)
+
+
+def test_the_new_version_is_closed_before_stables_weights_are_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive: list[weakref.ref[Candidate]] = []
+
+    class Watched(Candidate):
+        def __init__(self, *arguments: Any) -> None:
+            assert not any(earlier() is not None for earlier in alive)
+            super().__init__(*arguments)
+            alive.append(weakref.ref(self))
+
+    monkeypatch.setattr(providers, "Candidate", Watched)
+    monkeypatch.setattr(stable, "Candidate", Watched)
+    assert proved(tmp_path, "y = Identity (x)", "required", lambda x: x).passed
+    assert len(alive) == 2
 
 
 def test_another_dimension_is_said(tmp_path: Path) -> None:

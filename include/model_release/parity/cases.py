@@ -22,6 +22,8 @@ from model_release.spec import ModelSpec
 _REAL, _REAL_OTHERS, _BATCHES_OTHERS = 128, 32, 8
 #: Batches of generated samples that a batch size other than the largest sees.
 _GENERATED_OTHERS = 6
+#: Samples that the name of a case names.
+_NAMED = 3
 #: Samples whose answers alone and among others are compared.
 PROBES = 8
 #: Elements of inputs and outputs together that one case may have: 256 MB of float32.
@@ -30,11 +32,12 @@ MOST_ELEMENTS = 2**26
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of one comparison, batch axis first; `labels` name each sample."""
+    """Inputs of one comparison, batch axis first; `labels` name each sample, `details` all that `name` leaves out."""
 
     name: str
     inputs: Arrays
     labels: list[str]
+    details: str = ""
 
     @property
     def size(self) -> int:
@@ -97,7 +100,10 @@ def _generated(spec: ModelSpec, asked: int, *, largest: bool) -> Iterator[Case]:
     for start in range(0, len(labels), size):
         chosen = labels[start : start + size]
         inputs = {name: array[start : start + size] for name, array in everything.items()}
-        yield Case(f"batch size {size}{cut}: {', '.join(dict.fromkeys(chosen))}", inputs, chosen)
+        names = list(dict.fromkeys(chosen))
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        what = f"batch size {size}{cut}: "
+        yield Case(what + ", ".join(names[:_NAMED]) + more, inputs, chosen, what + ", ".join(names))
 
 
 def _ends(spec: ModelSpec) -> Iterator[tuple[str, dict[str, int]]]:

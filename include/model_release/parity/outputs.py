@@ -44,7 +44,7 @@ class OutputsCompared:
         compared = 0
         for case in cases:
             progress(case.name)
-            self.cases.append(case.name)
+            self.cases.append(case.details or case.name)
             expected = reference(case.inputs, case.name)
             self._hold_to_spec(case, expected)
             for candidate in self._candidates:

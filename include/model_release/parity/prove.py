@@ -10,12 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_release.errors import Failed, OnnxUnusable, ReleaseError, StableUnusable
-from model_release.parity import accuracy as scores
+from model_release.errors import OnnxUnusable, ReleaseError
 from model_release.parity import cases as plans
-from model_release.parity import embedding as spaces
 from model_release.parity import independence, noise
-from model_release.parity import stable as versions
 from model_release.parity.candidate import Candidate, import_onnxruntime
 from model_release.parity.files import check_samples
 from model_release.parity.onnxfile import describe
@@ -25,6 +22,7 @@ from model_release.parity.reference import Reference
 from model_release.parity.report import PYTORCH, Failure, Independence, Noise, ParityReport, Source
 from model_release.parity.samples import Arrays, count_of
 from model_release.parity.stable import StableVersion
+from model_release.parity.versions import VersionsCompared
 from model_release.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -189,33 +187,27 @@ class _Proof:
             return []
 
     def _versions_compared(
-        self, version: int | None, samples: Arrays | None, golden: Arrays | None, other: StableVersion | None
+        self, version: int | None, samples: Arrays | None, golden: Arrays | None, stable: StableVersion | None
     ) -> dict[str, Any]:
-        """Hold the file against labels, and against stable's version."""
+        """Hold the file against labels, and against stable's version; closes the file before stable's is opened."""
         spec, candidate = self._spec, self._candidates[0]
-        found: dict[str, Any] = {}
-        try:
-            if spec.accuracy is not None and golden is not None:
-                self._progress(f"answering {count_of(golden)} golden samples")
-                report = versions.measure_accuracy(spec, self._reference, candidate, golden, other)
-                found["accuracy"] = report
-                self._errors += scores.failures_of(spec.name, version, report, candidate.provider)
-        except (OnnxUnusable, StableUnusable) as error:
+        compared = VersionsCompared(spec, version, self._progress)
+        if spec.accuracy is not None and golden is not None:
+            compared.ask_golden(self._reference, candidate, candidate.provider, golden)
+        if spec.embedding is not None and stable is not None:
+            compared.ask_vectors(spec.embedding, candidate, samples)
+        if stable is not None:
+            del candidate
+            self._candidates.clear()
+            compared.ask_stable(stable)
+        compared.judge()
+        for error in compared.errors:
             self._add(error)
-        try:
-            if spec.embedding is not None and other is not None:
-                self._progress(f"comparing vectors with {other.title}")
-                space = versions.measure_space(spec, spec.embedding, candidate, samples, other)
-                found["embedding"] = space
-                moved = spaces.failure_of(spec.name, space)
-                self._errors += [moved] if moved else []
-        except (OnnxUnusable, StableUnusable) as error:
-            self._add(error)
-        return found
+        return {"accuracy": compared.accuracy, "embedding": compared.embedding}
 
-    def _add(self, error: Failed) -> None:
-        """Note a failure, once."""
-        if not any(type(known) is type(error) for known in self._errors):
+    def _add(self, error: ReleaseError) -> None:
+        """Note a failure; the ONNX file's own refusal once."""
+        if not isinstance(error, OnnxUnusable) or not any(isinstance(known, OnnxUnusable) for known in self._errors):
             self._errors.append(error)
 
 

@@ -1,4 +1,4 @@
-"""The version that has the traffic, which a new one is held against: accuracy and the space of its vectors."""
+"""The version that has the traffic, which a new one is held against."""
 
 from __future__ import annotations
 
@@ -10,14 +10,10 @@ from typing import Any
 import numpy.typing as npt
 
 from model_release.errors import OnnxUnusable, StableUnusable
-from model_release.parity import accuracy as scores
-from model_release.parity import embedding as spaces
 from model_release.parity import samples as sets
 from model_release.parity.candidate import Candidate
-from model_release.parity.files import LABEL
-from model_release.parity.report import PYTORCH, AccuracyReport, EmbeddingReport
 from model_release.parity.samples import Arrays
-from model_release.spec import Embedding, ModelSpec
+from model_release.spec import ModelSpec
 
 Ask = Callable[[Arrays, str], Arrays]
 _BATCH = 32
@@ -36,23 +32,37 @@ class StableVersion:
         """Its name for people."""
         return f"stable's version {self.version}"
 
-    def answers(self, inputs: Arrays, output: str | None, what: str) -> npt.NDArray[Any]:
+
+class OpenStable:
+    """
+    Stable's ONNX file, opened on CPU.
+
+    `what` is the section of the model config that it is opened for. Raises StableUnusable when it does not open.
+    """
+
+    def __init__(self, stable: StableVersion, what: str) -> None:
+        self._stable = stable
+        try:
+            self._candidate = Candidate(stable.spec, stable.onnx_path)
+        except OnnxUnusable as error:
+            raise StableUnusable(stable.spec.name, stable.version, what, str(error)) from error
+
+    def __call__(self, inputs: Arrays, output: str, what: str) -> npt.NDArray[Any]:
         """
-        Return stable's answers to inputs by name, batch first: of that output, or without such a one its first.
+        Return its answers to inputs by name, batch first: the output of that name, or else its first.
 
         Inputs that stable does not have are left out. Raises StableUnusable when it lacks one, or does not run.
         """
-        absent = [tensor.name for tensor in self.spec.inputs if tensor.name not in inputs]
+        spec, version = self._stable.spec, self._stable.version
+        absent = [tensor.name for tensor in spec.inputs if tensor.name not in inputs]
         if absent:
-            raise StableUnusable(self.spec.name, self.version, what, f"its inputs {absent} are not among the samples")
-        own = {tensor.name: inputs[tensor.name] for tensor in self.spec.inputs}
-        names = [tensor.name for tensor in self.spec.outputs]
+            raise StableUnusable(spec.name, version, what, f"its inputs {absent} are not among the samples")
+        own = {tensor.name: inputs[tensor.name] for tensor in spec.inputs}
         try:
-            return in_batches(self.spec, Candidate(self.spec, self.onnx_path), own, what)[
-                output if output in names else names[0]
-            ]
+            answers = in_batches(spec, self._candidate, own, what)
         except OnnxUnusable as error:
-            raise StableUnusable(self.spec.name, self.version, what, str(error)) from error
+            raise StableUnusable(spec.name, version, what, str(error)) from error
+        return answers[output if output in answers else spec.outputs[0].name]
 
 
 def in_batches(spec: ModelSpec, ask: Ask, inputs: Arrays, what: str) -> Arrays:
@@ -63,39 +73,3 @@ def in_batches(spec: ModelSpec, ask: Ask, inputs: Arrays, what: str) -> Arrays:
         for start in range(0, sets.count_of(inputs), size)
     ]
     return sets.joined(parts)
-
-
-def measure_accuracy(
-    spec: ModelSpec, reference: Ask, candidate: Ask, golden: Arrays, stable: StableVersion | None
-) -> AccuracyReport:
-    """
-    Return the accuracy on a golden set (inputs and `label`), compared with PyTorch's and with stable's.
-
-    Raises SamplesUnusable, OnnxUnusable, StableUnusable.
-    """
-    label, inputs = golden[LABEL], {name: array for name, array in golden.items() if name != LABEL}
-    output, what = scores.output_of(spec), "the golden set"
-    this = scores.right_answers(spec, in_batches(spec, candidate, inputs, what)[output], label)
-    others = {PYTORCH: scores.right_answers(spec, in_batches(spec, reference, inputs, what)[output], label)}
-    if stable is not None:
-        wanted = stable.spec.accuracy.output if stable.spec.accuracy else None
-        others[stable.title] = scores.right_answers(spec, stable.answers(inputs, wanted or output, "accuracy"), label)
-    return scores.report_of(spec, this, others)
-
-
-def measure_space(
-    spec: ModelSpec, asked: Embedding, candidate: Ask, samples: Arrays | None, stable: StableVersion
-) -> EmbeddingReport:
-    """
-    Return how far the vectors moved from stable's, on the user's samples or else on generated ones.
-
-    Raises OnnxUnusable, StableUnusable.
-    """
-    output = asked.output or spec.outputs[0].name
-    inputs = sets.generate(spec, spaces.GENERATED, spec.parity.seed, sets.middle_axes(spec))
-    if samples:
-        inputs = {name: array[: spaces.MOST_SAMPLES] for name, array in samples.items()}
-    this = in_batches(spec, candidate, inputs, "the samples")[output]
-    wanted = stable.spec.embedding.output if stable.spec.embedding else None
-    other = stable.answers(inputs, wanted or output, "embedding")
-    return spaces.compare_spaces(asked, output, this, other, against=stable.title, generated=not samples)
