@@ -542,7 +542,7 @@ class AccuracyNotProven(AccuracyTooLow):
                 "these would pass. Label more, or widen accuracy.margin."
             )
         else:
-            hint = "The golden set is large enough for two equally good versions: this one is worse."
+            hint = "The golden set is large enough for two equally good versions: on it, this one does worse."
         Failed.__init__(
             self,
             f"{_versioned(model, version)} answers {accuracies[0]:.4f} of the {samples} golden samples rightly on "

@@ -191,7 +191,7 @@ def test_a_version_worse_than_stable_is_refused_with_both_accuracies(tmp_path: P
     [
         (3, 100, "On this set alone it is worse by that much"),
         (2, 133, "The golden set is small: with 192 samples"),
-        (15, 1000, "large enough for two equally good versions: this one is worse"),
+        (15, 1000, "large enough for two equally good versions: on it, this one does worse"),
     ],
 )
 def test_the_sentence_tells_a_small_set_from_a_worse_version(lost: int, n: int, says: str) -> None:

@@ -172,6 +172,15 @@ def test_files_that_cannot_be_opened_or_compared_are_refused(
         prove(spec(), doubled, graph(tmp_path, "y = Nonsense (x)"))
 
 
+def test_an_opset_that_the_runtime_does_not_know_is_refused(tmp_path: Path) -> None:
+    path = graph(tmp_path, DOUBLED)
+    model = onnx.load(str(path))
+    model.opset_import[0].version = 99
+    onnx.save(model, str(path))
+    with pytest.raises(OnnxUnusable, match=r"does not open it .*opset"):
+        prove(spec(), doubled, path)
+
+
 def test_a_file_that_fails_on_everything_raises(tmp_path: Path) -> None:
     path = graph(
         tmp_path,

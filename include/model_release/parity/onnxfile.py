@@ -80,9 +80,9 @@ def _draws(node: Any, graph: Any) -> bool:
         return node.op_type in _RANDOM
     # Dropout takes training_mode as its third input; without it, it is the identity.
     training = node.input[2] if len(node.input) > 2 else ""
-    return any(tensor.name == training and any(tensor.raw_data) for tensor in graph.initializer) or any(
-        training in other.output for other in graph.node
-    )
+    return any(
+        tensor.name == training and any([*tensor.raw_data, *tensor.int32_data]) for tensor in graph.initializer
+    ) or any(training in other.output for other in graph.node)
 
 
 def _named(node: Any) -> str:

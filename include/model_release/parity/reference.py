@@ -25,7 +25,7 @@ def argument_names(spec: ModelSpec, module: nn.Module) -> list[str] | None:
     By name where forward has all of the names, else by position. Raises ExportFailed when the counts do not fit.
     """
     inputs = [tensor.name for tensor in spec.inputs]
-    parameters = list(inspect.signature(module.forward).parameters.values())
+    parameters = _parameters(module)
     named = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
     names = [p.name for p in named]
     required = [p.name for p in named if p.default is p.empty]
@@ -38,6 +38,21 @@ def argument_names(spec: ModelSpec, module: nn.Module) -> list[str] | None:
         why = f"the spec has the inputs {_named(inputs)}, but forward takes {_named(names)}"
         raise ExportFailed(spec.name, why, "List one input for each argument, in forward's order or by its names.")
     return None
+
+
+def _parameters(module: nn.Module) -> list[inspect.Parameter]:
+    """Return the parameters of forward, which TorchScript tells by a schema."""
+    schema = getattr(module.forward, "schema", None)
+    if schema is None:
+        return list(inspect.signature(module.forward).parameters.values())
+    return [
+        inspect.Parameter(
+            argument.name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=argument.default_value if argument.has_default_value() else inspect.Parameter.empty,
+        )
+        for argument in schema.arguments[1:]
+    ]
 
 
 def _named(names: Sequence[str]) -> str:
@@ -61,7 +76,17 @@ def as_served(spec: ModelSpec, module: nn.Module) -> nn.Module:
             answer = self.module(*inputs) if names is None else self.module(**dict(zip(names, inputs, strict=True)))
             return pick_outputs(spec, answer)
 
-    return Served().eval()
+    return in_eval_mode(Served())
+
+
+def in_eval_mode(module: nn.Module) -> nn.Module:
+    """Put a module and all of its parts into eval mode; those of an exported program have no other."""
+    for part in module.modules():
+        try:
+            part.train(False)
+        except NotImplementedError:
+            part.training = False
+    return module
 
 
 def pick_outputs(spec: ModelSpec, answer: Any) -> tuple[Any, ...]:
