@@ -7,7 +7,7 @@ import re
 import sysconfig
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,15 @@ _FIXED_TO = re.compile(r"Suggested fixes:\s*\n((?:[ \t]+\S.*\n?)+)")
 _FRAME = re.compile(r'File "([^"]+)", line (\d+), in \S+\s*\n\s*(\S.*)')
 
 
-def export_onnx(spec: ModelSpec, module: nn.Module, path: Path, *, version: int, source_sha256: str) -> None:
+def export_onnx(
+    spec: ModelSpec,
+    module: nn.Module,
+    path: Path,
+    *,
+    version: int,
+    source_sha256: str,
+    progress: Callable[[str], None] | None = None,
+) -> list[Path]:
     """
     Export a module in eval mode to the ONNX file `path`, with the spec's names and a dynamic batch axis everywhere.
 
@@ -46,12 +54,14 @@ def export_onnx(spec: ModelSpec, module: nn.Module, path: Path, *, version: int,
     if size_bytes > MOST_BYTES:
         why = f"its weights are {size_bytes} bytes, more than the {MOST_BYTES} that one ONNX file takes here"
         raise ExportFailed(spec.name, why, "Export it at a lower precision, or a smaller variant.")
+    (progress or (lambda _: None))("translating to ONNX")
     model = _exported(spec, module)
     _clean(model)
     _name_axes(spec, model)
     _name(model, spec, version, source_sha256)
     _check(spec, model)
     path.write_bytes(model.SerializeToString(deterministic=True))
+    return [path]
 
 
 def _exported(spec: ModelSpec, module: nn.Module) -> Any:

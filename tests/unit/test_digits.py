@@ -13,7 +13,7 @@ import torch
 from example_models import digits, digits_data, training
 from model_release import parity
 from model_release.export import export_onnx
-from model_release.intake import load_model
+from model_release.intake import fetch_checkpoint, open_checkpoint
 from model_release.parity.report import Source
 from model_release.spec_files import find_spec
 from tests.unit import toys
@@ -40,7 +40,8 @@ class Candidate:
         training.write_training_data(put)
         self.samples_uri = toys.uri(folder / training.DIGITS_FOLDER / "samples.npz")
         self.live_uri = toys.uri(folder / training.DIGITS_FOLDER / "live.npz")
-        self.module = load_model(SPEC, toys.uri(folder / self.result["key"]), toys.ENVIRONMENT, folder).module
+        fetched = fetch_checkpoint(SPEC, toys.uri(folder / self.result["key"]), toys.ENVIRONMENT, folder)
+        self.module = open_checkpoint(SPEC, fetched)
         self.onnx = folder / f"broken-{broken}.onnx"
         export_onnx(SPEC, self.module, self.onnx, version=1, source_sha256=self.result["sha256"])
         options = onnxruntime.SessionOptions()

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model_release.cli import judge, look, model, release
+from model_release.cli import judge, look, model, proof, release
 from model_release.cli.output import Output, error_line
 from model_release.errors import ReleaseError, UnknownModel
 
@@ -40,6 +40,7 @@ def options(
 
 
 model.register(app)
+proof.register(app)
 release.register(app)
 look.register(app)
 judge.register(app)

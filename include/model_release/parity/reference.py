@@ -73,10 +73,22 @@ def as_served(spec: ModelSpec, module: nn.Module) -> nn.Module:
             self.module = module
 
         def forward(self, *inputs: Any) -> tuple[Any, ...]:
-            answer = self.module(*inputs) if names is None else self.module(**dict(zip(names, inputs, strict=True)))
-            return pick_outputs(spec, answer)
+            return pick_outputs(spec, _called(self.module, names, inputs))
 
     return in_eval_mode(Served())
+
+
+def _called(module: nn.Module, names: list[str] | None, inputs: tuple[Any, ...]) -> Any:
+    """Call forward with each input under its argument's name; an exported program insists on how it was once called."""
+    if names is None:
+        return module(*inputs)
+    given = dict(zip(names, inputs, strict=True))
+    called = getattr(module, "_in_spec", None)
+    if called is None:
+        return module(**given)
+    positional, keywords = called.children()
+    ordered = [parameter.name for parameter in _parameters(module)][: positional.num_children]
+    return module(*(given[name] for name in ordered), **{name: given[name] for name in keywords.context})
 
 
 def in_eval_mode(module: nn.Module) -> nn.Module:

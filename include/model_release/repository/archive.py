@@ -7,7 +7,6 @@ earlier try left is kept if its bytes are the same and replaced if not. The mani
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -97,6 +96,10 @@ class Archive:
         self._store.download(self.key(version, part, name), to)
         return to
 
+    def holds(self, version: int, part: Part, name: str) -> bool:
+        """Say whether a part, sealed or not, has a file of this name."""
+        return self._store.exists(self.key(version, part, name))
+
     def read_sealed(self, manifest: Manifest, name: str, to: Path) -> Path:
         """Download a sealed file and verify its sha256. Raises BytesDiffer; then no file stays."""
         key, entry = self.key(manifest.version, manifest.part, name), manifest.files[name]
@@ -104,7 +107,7 @@ class Archive:
             self._store.download(key, to)
         except KeyAbsent:
             raise BytesDiffer(key, "nothing", entry.sha256) from None
-        got = hashlib.sha256(to.read_bytes()).hexdigest()
+        got = manifests.describe(to).sha256
         if got != entry.sha256:
             to.unlink()
             raise BytesDiffer(key, f"sha256 {got}", f"sha256 {entry.sha256}")

@@ -17,6 +17,8 @@ from model_release.repository.store import KeyAbsent, ObjectStore
 
 CONFIG = "config.pbtxt"
 MODEL_FILE = "model.onnx"
+#: The weights of a model that is too large for one file.
+MODEL_DATA = "model.onnx.data"
 WARMUP = "warmup/"
 _SECOND_DEADLINE_S = 10
 
@@ -45,9 +47,12 @@ class ServingPrefix:
 
         What is served does not change: config.pbtxt still names the version before. Raises BytesDiffer.
         """
+        several = MODEL_DATA in manifest.files
         for name, entry in manifest.files.items():
-            if name == MODEL_FILE:
-                target = f"{self._root}{manifest.version}/{name}"
+            if name in (MODEL_FILE, MODEL_DATA):
+                # Several files lie in a folder that has the name of the one.
+                folder = f"{manifest.version}/{MODEL_FILE}" if several else str(manifest.version)
+                target = f"{self._root}{folder}/{name}"
             elif name.startswith(WARMUP):
                 target = self._root + name
             else:

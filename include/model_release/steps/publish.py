@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from model_release.build import PAGE, PARITY, RECORDED, WORST
 from model_release.environment import Environment
 from model_release.errors import BytesDiffer
 from model_release.identity import Release
+from model_release.parity.report import ParityReport
 from model_release.repository import manifest as manifests
 from model_release.repository.manifest import Manifest, SourceEntry
-from model_release.repository.serving import MODEL_FILE, WARMUP
+from model_release.repository.serving import WARMUP
 from model_release.steps.context import begin
-from model_release.steps.serve import CONFIG, RECORDED
-from model_release.steps.validate import PARITY
+from model_release.steps.serve import CONFIG
 from model_release.triton import config as configs
 
 
@@ -23,7 +23,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Seal the version: what validate proved, and the config that serves it.
 
-    Raises VersionTaken, and BytesDiffer when the ONNX file is not the one that was proved.
+    Raises VersionTaken, BytesDiffer when an ONNX file is not the one that was proved, and what the proof found when
+    it did not hold.
     """
     with begin(release, environment, "publish") as step, TemporaryDirectory() as name:
         sealed = step.archive.sealed(release.version)
@@ -33,23 +34,28 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         config = configs.build_config(spec, version, configs.Tuning.from_spec(spec))
         (folder / CONFIG).write_text(configs.render(config, epoch=0))
         step.archive.write(version, "base", CONFIG, folder / CONFIG, step.check)
-        names = [MODEL_FILE, CONFIG, PARITY, RECORDED, *(f"{WARMUP}{tensor.name}" for tensor in spec.inputs)]
+        report = ParityReport.model_validate_json(
+            step.archive.read(version, "base", PARITY, folder / PARITY).read_bytes()
+        )
+        names = [*report.onnx.files, CONFIG, PARITY, RECORDED, *(f"{WARMUP}{tensor.name}" for tensor in spec.inputs)]
+        names += [file for file in (PAGE, WORST) if step.archive.holds(version, "base", file)]
         files = {
             file: manifests.describe(step.archive.read(version, "base", file, folder / "download")) for file in names
         }
-        evidence = json.loads(step.archive.read(version, "base", PARITY, folder / PARITY).read_text())
-        if files[MODEL_FILE].sha256 != evidence["onnx_sha256"]:
-            key = step.archive.key(version, "base", MODEL_FILE)
-            raise BytesDiffer(key, files[MODEL_FILE].sha256, f"{evidence['onnx_sha256']} (the one that was proved)")
+        for file, proved in report.onnx.files.items():
+            if files[file].sha256 != proved:
+                key = step.archive.key(version, "base", file)
+                raise BytesDiffer(key, files[file].sha256, f"{proved} (the one that was proved)")
+        report.raise_for_failure()
         manifest = Manifest(
             model=release.model,
             version=version,
             part="base",
             contract=spec.contract,
-            source=SourceEntry(**evidence["source"]),
+            source=SourceEntry(**report.source.model_dump()),
             files=files,
             tools=manifests.tool_versions(),
-            summary={"parity": evidence["report"]},
+            summary={"parity": report.summary()},
             spec_digest=spec.digest,
             release_digest=configs.release_digest(config),
             run_id=release.run_id,

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from model_release.build import RECORDED
 from model_release.errors import BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
 from model_release.repository.manifest import Manifest
 from model_release.steps.context import Step
 from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
 
-RECORDED = "recorded.npz"
 CONFIG = "config.pbtxt"
 _QUIET_S = 1.0
 _QUIET_DEADLINE_S = 20

@@ -1,68 +1,94 @@
-"""validate: the ONNX file must answer as the PyTorch model does, or the release ends here."""
+"""validate: the ONNX file must answer as the PyTorch model does, and no worse than stable, or the release ends here."""
 
 from __future__ import annotations
 
-import json
+import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from model_release import build, parity
+from model_release.build import PAGE, PARITY, RECORDED, WORST, ProofInputs
 from model_release.environment import Environment
 from model_release.identity import Release
-from model_release.repository import manifest as manifests
-from model_release.repository.serving import MODEL_FILE, WARMUP
-from model_release.steps.context import Step, begin
-from model_release.steps.serve import RECORDED
+from model_release.intake import fetch_checkpoint
+from model_release.repository.serving import MODEL_DATA, MODEL_FILE, WARMUP
+from model_release.repository.store import KeyAbsent
+from model_release.steps.context import Step, begin, read_frozen_spec
 
-PARITY = "parity.json"
+log = logging.getLogger(__name__)
 
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
-    Prove parity of the exported file, and record samples with their reference answers.
+    Prove the exported file, and record samples with their reference answers.
 
-    Raises ParityFailed, SamplesUnusable, and what loading the checkpoint raises.
+    The report goes into the archive whether the proof held or not. Raises ParityFailed, AccuracyTooLow,
+    EmbeddingMoved, SamplesUnusable, ProviderMissing, and what loading the checkpoint raises.
     """
-    from model_release import parity
-    from model_release.intake import load_model
-    from model_release.parity.report import Source
-
     with begin(release, environment, "validate") as step, TemporaryDirectory() as name:
         if step.archive.sealed(release.version) is not None:
             return {"already_sealed": True}
         folder, spec = Path(name), step.spec
-        checkpoint = load_model(spec, step.running.checkpoint, environment, folder)
-        onnx = step.archive.read(release.version, "base", MODEL_FILE, folder / MODEL_FILE)
-        uri = spec.parity.samples
-        samples = parity.load_samples(uri, spec, environment) if uri else None
-        source = Source(uri=checkpoint.uri, sha256=checkpoint.sha256)
-        proof = parity.prove(spec, checkpoint.module, onnx, source=source, version=release.version, samples=samples)
-        proof.raise_for_failure()
-        report = proof.model_dump(mode="json")
-        recorded = parity.record(spec, checkpoint.module, samples)
-        evidence = {
-            "source": {"uri": checkpoint.uri, "sha256": checkpoint.sha256},
-            "onnx_sha256": manifests.describe(onnx).sha256,
-            "report": report,
-        }
-        _write(step, folder, evidence, recorded)
-        step.event("validated", parity=report)
-        return {"already_sealed": False, "parity": report}
+        against = _against(step, folder)
+        fetched = fetch_checkpoint(spec, step.running.checkpoint, environment, folder)
+        onnx = _downloaded(step, folder)
+        report = build.validate(
+            spec, fetched, onnx, folder, version=release.version, against=against, progress=log.info
+        )
+        for file in (PARITY, PAGE, WORST):
+            if (folder / file).exists():
+                step.archive.write(release.version, "base", file, folder / file, step.check)
+        report.raise_for_failure()
+        _write_recorded(step, folder)
+        step.event("validated", parity=report.summary())
+        return {"already_sealed": False, "parity": report.summary()}
 
 
-def _write(step: Step, folder: Path, evidence: dict[str, Any], recorded: dict[str, np.ndarray[Any, Any]]) -> None:
-    """Put the evidence, the recorded samples and Triton's warm-up inputs beside the ONNX file."""
+def _against(step: Step, folder: Path) -> ProofInputs:
+    """Fetch samples, golden set and stable's ONNX file, as far as the spec asks for them."""
+    spec, environment = step.spec, step.environment
+    samples = parity.load_samples(spec.parity.samples, spec, environment) if spec.parity.samples else None
+    golden = None
+    if spec.accuracy is not None:
+        golden = parity.load_samples(spec.accuracy.golden_set, spec, environment, with_label=True)
+    wants_stable = spec.accuracy is not None or spec.embedding is not None
+    return ProofInputs(samples, golden, _stable(step, folder) if wants_stable else None)
+
+
+def _stable(step: Step, folder: Path) -> parity.StableVersion | None:
+    """Download the ONNX of the version that has the traffic, verified; None where nothing serves yet."""
+    stable = step.claim.check().stable
+    if stable is None:
+        return None
+    manifest = step.archive.require(stable.version)
+    own = folder / "stable"
+    own.mkdir()
+    for name in (MODEL_FILE, MODEL_DATA):
+        if name in manifest.files:
+            step.archive.read_sealed(manifest, name, own / name)
+    spec = read_frozen_spec(step.store, step.release.model, manifest.spec_digest)
+    return parity.StableVersion(stable.version, spec, own / MODEL_FILE)
+
+
+def _downloaded(step: Step, folder: Path) -> Path:
+    """Read back what export wrote; which files belong to the graph, the graph itself says."""
+    path = step.archive.read(step.release.version, "base", MODEL_FILE, folder / MODEL_FILE)
+    try:
+        step.archive.read(step.release.version, "base", MODEL_DATA, folder / MODEL_DATA)
+    except KeyAbsent:
+        log.info("the weights are in %s itself", MODEL_FILE)
+    return path
+
+
+def _write_recorded(step: Step, folder: Path) -> None:
+    """Put the recorded samples and Triton's warm-up inputs beside the ONNX file."""
     version, check = step.release.version, step.check
-    path = folder / PARITY
-    path.write_text(json.dumps(evidence, indent=1))
-    step.archive.write(version, "base", PARITY, path, check)
-    with (folder / RECORDED).open("wb") as stream:
-        np.savez(stream, **recorded)  # type: ignore[arg-type]
     step.archive.write(version, "base", RECORDED, folder / RECORDED, check)
-    for tensor in step.spec.inputs:
-        one = recorded[f"input__{tensor.name}"][0]
-        raw = folder / f"warmup-{tensor.name}"
-        raw.write_bytes(np.ascontiguousarray(one).tobytes())
-        step.archive.write(version, "base", f"{WARMUP}{tensor.name}", raw, check)
+    with np.load(folder / RECORDED, allow_pickle=False) as recorded:
+        for tensor in step.spec.inputs:
+            raw = folder / f"warmup-{tensor.name}"
+            raw.write_bytes(np.ascontiguousarray(recorded[f"input__{tensor.name}"][0]).tobytes())
+            step.archive.write(version, "base", f"{WARMUP}{tensor.name}", raw, check)

@@ -1,100 +1,41 @@
-"""Intake: a checkpoint's tensors into the module that a factory builds. Nothing of the file is executed."""
+"""A checkpoint's tensors into the module that a factory built. Nothing of the file is executed."""
 
 from __future__ import annotations
 
-import importlib
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
-from model_release.environment import Environment
-from model_release.errors import CheckpointUnreadable, FactoryFailed, TensorsDoNotMatch
-from model_release.repository.uris import fetch
-from model_release.spec import ModelSpec, Source
+from model_release.errors import CheckpointUnreadable, TensorsDoNotMatch
+from model_release.intake.factory import one_line
+from model_release.spec import Source
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-_SAFETENSORS = (".safetensors",)
-_PICKLED = (".pt", ".pth")
 #: What torch.load says of the first thing that it would have had to execute.
 _FORBIDDEN = re.compile(r"(?:GLOBAL|Unsupported class)\s+(?:GLOBAL\s+)?([\w.]+)")
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint that was read, and the module in eval mode that holds its tensors."""
-
-    uri: str
-    sha256: str
-    size_bytes: int
-    module: nn.Module
-
-
-def load_model(spec: ModelSpec, checkpoint_uri: str, environment: Environment, folder: Path) -> Checkpoint:
+def load_into(module: nn.Module, uri: str, path: Path, source: Source) -> None:
     """
-    Fetch a state_dict (.safetensors, .pt, .pth) into `folder` and load it into the factory's module.
+    Load a state_dict (.safetensors, .pt, .pth) into a module, whole, and put it into eval mode.
 
-    The factory is the user's own code and runs; the checkpoint is data and does not. Raises CheckpointMissing,
-    CheckpointUnreadable, TensorsDoNotMatch, FactoryFailed, StoreUnavailable.
+    Floats are converted to the module's own float type, as load_state_dict does. Raises CheckpointUnreadable,
+    TensorsDoNotMatch.
     """
-    source = spec.source
-    suffix = PurePosixPath(urlsplit(checkpoint_uri).path).suffix.lower()
-    if suffix not in (*_SAFETENSORS, *_PICKLED):
-        raise CheckpointUnreadable(checkpoint_uri, f"{suffix or 'no suffix'!r} is no known kind of file")
-    module = _build(source)
-    fetched = fetch(
-        checkpoint_uri,
-        folder / f"checkpoint{suffix}",
-        environment,
-        max_bytes=source.max_bytes,
-        sha256=source.sha256,
-    )
-    if fetched.size_bytes == 0:
-        raise CheckpointUnreadable(checkpoint_uri, "it is empty")
-    tensors = _read_safetensors(checkpoint_uri, fetched.path) if suffix in _SAFETENSORS else None
-    if tensors is None:
-        tensors = _read_pickled(checkpoint_uri, fetched.path)
-    _fill(module, tensors, checkpoint_uri, source)
-    return Checkpoint(checkpoint_uri, fetched.sha256, fetched.size_bytes, module)
-
-
-def _build(source: Source) -> nn.Module:
-    """Import and call the factory. Raises FactoryFailed."""
-    from torch import nn
-
-    name, function = source.factory.split(":")
-    try:
-        factory = getattr(importlib.import_module(name), function, None)
-    except Exception as error:
-        raise FactoryFailed(source.factory, f"importing {name} gives {_one_line(error)}") from error
-    if not callable(factory):
-        raise FactoryFailed(source.factory, f"{name} has no function {function!r}")
-    try:
-        module = factory(**source.factory_kwargs)
-    except Exception as error:
-        raise FactoryFailed(source.factory, f"calling it gives {_one_line(error)}") from error
-    if not isinstance(module, nn.Module):
-        raise FactoryFailed(source.factory, f"it returned a {type(module).__name__}")
-    return module
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+    tensors = _read_safetensors(uri, path) if path.suffix == ".safetensors" else _read_pickled(uri, path)
+    _fill(module, tensors, uri, source)
 
 
 def _read_safetensors(uri: str, path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    if zipfile.is_zipfile(path):
-        raise CheckpointUnreadable(uri, "it is named .safetensors, but is a file of torch.save")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError) as error:
@@ -107,7 +48,6 @@ def _read_pickled(uri: str, path: Path) -> dict[str, Tensor]:
     import torch
 
     zipped = zipfile.is_zipfile(path)
-    _refuse_code(uri, path, zipped)
     try:
         # Only the zip format can be mapped; a mapped file is read tensor by tensor, as the module takes it.
         with warnings.catch_warnings():
@@ -117,22 +57,8 @@ def _read_pickled(uri: str, path: Path) -> dict[str, Tensor]:
         raise CheckpointUnreadable(uri, _unpickling_problem(str(error))) from None
     except Exception as error:
         # A damaged file surfaces as almost any error of the unpickler or the zip reader.
-        raise CheckpointUnreadable(uri, f"it is damaged or no file of torch.save ({_one_line(error)})") from None
+        raise CheckpointUnreadable(uri, f"it is damaged or no file of torch.save ({one_line(error)})") from None
     return _state_dict(uri, content)
-
-
-def _refuse_code(uri: str, path: Path, zipped: bool) -> None:
-    """Refuse the archives of torch.jit and torch.export, which are programs."""
-    if not zipped:
-        return
-    try:
-        with zipfile.ZipFile(path) as archive:
-            files = {PurePosixPath(name).name for name in archive.namelist()}
-    except (zipfile.BadZipFile, OSError) as error:
-        raise CheckpointUnreadable(uri, f"it is damaged ({error})") from None
-    for mark, what in (("constants.pkl", "a TorchScript program"), ("archive_format", "an exported program")):
-        if mark in files:
-            raise CheckpointUnreadable(uri, f"it is {what}, which is code and not a state_dict")
 
 
 def _unpickling_problem(message: str) -> str:
@@ -168,7 +94,7 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], uri: str, source: Sourc
         if name in tensors and not _fits(tensors[name], own[name])
     ]
     if missing or unexpected or misshaped:
-        raise TensorsDoNotMatch(uri, source.factory, missing, unexpected, misshaped)
+        raise TensorsDoNotMatch(uri, source.factory or "", missing, unexpected, misshaped)
     _refuse_nan(uri, tensors)
     module.load_state_dict(tensors, strict=False)
     module.eval().requires_grad_(False)
