@@ -243,6 +243,18 @@ def test_stable_may_take_fewer_inputs_but_not_others(tmp_path: Path) -> None:
     assert "its inputs ['z'] are not among the samples" in report.failures[0].message
 
 
+@pytest.mark.parametrize(("named", "accuracy"), [(None, 1), ("w", 0)])
+def test_stable_is_judged_by_the_output_that_its_own_spec_names(
+    tmp_path: Path, named: str | None, accuracy: float
+) -> None:
+    outputs = [{"name": name, "dtype": "float32", "shape": [3]} for name in ("w", "y")]
+    own = spec(outputs=outputs, accuracy={"golden_set": "file:///golden.npz", "output": named})
+    (tmp_path / "stable").mkdir()
+    path = graph(tmp_path / "stable", "w = Neg (x)\n y = Identity (x)", "float[batch,3] w, float[batch,3] y")
+    report = proved(tmp_path, asking(), golden=GOLDEN, stable=StableVersion(7, own, path))
+    assert report.accuracy.comparisons[1].other_accuracy == accuracy
+
+
 def test_a_stable_file_that_does_not_run_stops_the_release_by_name(tmp_path: Path) -> None:
     report = proved(tmp_path, asking(), golden=GOLDEN, stable=stable(tmp_path, "y = Nonsense (x)"))
     assert failures(report) == ["StableUnusable"]

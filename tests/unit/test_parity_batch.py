@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model_release.errors import BatchDependent, NotDeterministic
-from model_release.parity import independence, onnxfile
+from model_release.parity import cases, independence, noise, onnxfile
 from model_release.parity.report import PYTORCH
 from tests.unit.parity_graphs import failures, graph, prove, spec
 
@@ -220,6 +220,17 @@ def test_attention_without_dropout_is_not_taken_for_noise(tmp_path: Path) -> Non
     report = prove(spec(), forward, graph(tmp_path, "y = Identity (x)"))
     assert "rand in the model itself (Calls)" in report.failures[0].message
     assert "attention" not in report.failures[0].message
+
+
+def test_a_shape_that_changes_between_two_runs_is_noise_too() -> None:
+    lengths = iter((3, 2))
+
+    def ask(inputs: dict[str, Any], what: str) -> dict[str, Any]:
+        return {"y": np.zeros((8, next(lengths)), np.float32)}
+
+    case = cases.probes(spec(), None)
+    [found] = noise.find_noise(spec(shape=["n"]), ask, "cpu", case, lambda: "")
+    assert found.beyond_tolerance
 
 
 def test_noise_within_the_tolerance_is_reported_and_compared(tmp_path: Path) -> None:

@@ -86,8 +86,7 @@ class VersionsCompared:
         if not self._right:
             return
         own = stable.spec.accuracy.output if stable.spec.accuracy else None
-        inputs = {name: array for name, array in self._golden.items() if name != LABEL}
-        answers = opened(inputs, own or scores.output_of(self._spec), _ACCURACY)
+        answers = opened(self._golden, own or scores.output_of(self._spec), _ACCURACY)
         self._right[stable.title] = scores.right_answers(self._spec, answers, self._golden[LABEL])
 
     def _compare_space(self, stable: StableVersion, opened: OpenStable) -> None:
