@@ -43,7 +43,9 @@ def test_evidence_equals_the_binomial_likelihood_ratio_of_each_look(
             shifted = odds_ratio * effects * n / (odds_ratio * effects * n + stable_n)
             every = bad + stable_bad
             expected += stats.binom.logpmf(bad, every, shifted) - stats.binom.logpmf(bad, every, null)
-    assert seq.log_mean(after(given, odds_ratio)) == pytest.approx(logsumexp(expected) - math.log(8), abs=1e-6)
+    assert seq.log_mean(after(given, odds_ratio)) == pytest.approx(
+        logsumexp(expected) - math.log(len(effects)), abs=1e-6
+    )
 
 
 @few
@@ -66,11 +68,11 @@ def test_a_look_with_an_empty_arm_changes_nothing(arm: tuple[int, int]) -> None:
 def test_one_look_has_a_mean_of_at_most_one_at_the_worst_null(
     n: int, stable_n: int, bad: int, odds_ratio: float
 ) -> None:
-    # Given the bad events, the canary's share of them is Fisher's noncentral hypergeometric.
+    # Given the bad events, the canary's share of them is Fisher's noncentral hypergeometric, enumerated here.
     bad = min(bad, n + stable_n)
-    low, high = max(0, bad - stable_n), min(bad, n)
-    shares = range(low, high + 1)
-    chances = stats.nchypergeom_fisher(n + stable_n, n, bad, odds_ratio).pmf(np.array(shares))
+    shares = range(max(0, bad - stable_n), min(bad, n) + 1)
+    weights = [math.comb(n, own) * math.comb(stable_n, bad - own) * odds_ratio**own for own in shares]
+    chances = [weight / sum(weights) for weight in weights]
     mean = sum(
         chance * math.exp(seq.log_mean(seq.two_arms(seq.START, (n, own), (stable_n, bad - own), odds_ratio)))
         for own, chance in zip(shares, chances, strict=True)
@@ -171,8 +173,6 @@ def test_needed_requests_grow_as_margins_shrink_and_suffice_for_a_healthy_versio
         needed = [needed_requests(canary(margin), stage) for margin in (0.1, 0.03, 0.01)]
         assert needed == sorted(needed)
         assert needed[0] < needed[2]
-    n = needed_requests(Canary(gates=[ErrorRateGate(name="e", kind="error_rate", margin=0.02)], min_requests=1), 10)
-    assert seq.upper_bound(n, 0, 0.025) < 0.02 <= seq.upper_bound(n - 1, 0, 0.025)
 
 
 def test_min_requests_are_needed_in_any_case_and_dry_runs_need_none() -> None:

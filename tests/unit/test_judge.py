@@ -85,16 +85,26 @@ def test_ten_percent_errors_at_ten_percent_weight_go_back_within_fifteen_seconds
 
 
 def test_a_rollback_says_both_arms_numbers_and_the_evidence() -> None:
-    look = Look(2, 10, Arm(32, 12), Arm(288, 1))
-    verdict = Judge(spec(), 10, first_release=False, bounds_ms=None).take(look)
+    judge = Judge(spec(), 10, first_release=False, bounds_ms=None)
+    for t in (2, 4, 6, 8, 10):
+        verdict = judge.take(Look(t, 10, Arm(32, 12), Arm(288, 1)))
     assert verdict.verdict == "rollback"
-    assert "12 of 32 canary requests (37.50%) failed, 1 of 288 of stable (0.35%)" in verdict.reason
+    assert "60 of 160 canary requests (37.50%) failed, 5 of 1440 of stable (0.35%)" in verdict.reason
     assert "against 100" in verdict.reason
     errors = gate(verdict, "errors")
-    assert errors["canary"] == {"n": 32, "bad": 12, "estimate": 0.375}
-    assert errors["stable"]["bad"] == 1
+    assert {key: errors["canary"][key] for key in ("n", "bad", "estimate")} == {"n": 160, "bad": 60, "estimate": 0.375}
+    assert errors["canary"]["interval"][0] < 0.375 < errors["canary"]["interval"][1]
+    assert errors["stable"]["bad"] == 5
     assert errors["e_value"] > 100
+    assert errors["p_value"] <= 1 / errors["e_value"]
+    assert errors["phi"] >= 1
     assert errors["verdict"] == "rollback"
+
+
+def test_one_look_alone_is_no_reason_to_go_back_because_it_may_be_one_crash() -> None:
+    verdict = Judge(spec(), 10, first_release=False, bounds_ms=None).take(Look(2, 10, Arm(100, 50), Arm(900, 0)))
+    assert verdict.verdict == "inconclusive"
+    assert 1 < gate(verdict, "errors")["e_value"] < 100
 
 
 @pytest.mark.parametrize("stage", [10, 50])
@@ -119,16 +129,20 @@ def test_in_the_warm_up_latency_is_not_judged_and_errors_are() -> None:
     judge = Judge(slow, 50, first_release=False, bounds_ms=[20, 50])
     for look in Traffic(1, stage=50, median_ms=200).looks(until_s=20):
         assert judge.take(look).verdict == "inconclusive"
-    assert judge.take(Traffic(1, stage=50, median_ms=200).look(22)).verdict == "rollback"
-    assert judged(Traffic(1, stage=50, errors=0.2), slow).t <= 4
+    verdicts = [judge.take(look).verdict for look in Traffic(1, stage=50, median_ms=200).looks(until_s=30)[10:]]
+    assert verdicts[-1] == "rollback"
+    assert judged(Traffic(1, stage=50, errors=0.2), slow).verdict == "rollback"
+    assert judged(Traffic(1, stage=50, errors=0.2, stable_errors=0.01), slow).t <= 20
 
 
 def test_one_gate_goes_back_alone_only_beyond_its_weight() -> None:
     # Two gates of the same weight: one alone has to show 200 for a mean of 100.
     judge = Judge(spec(), 10, first_release=False, bounds_ms=None)
-    verdict = judge.take(Look(2, 10, Arm(140, 4), Arm(900, 0)))
-    assert 100 < gate(verdict, "errors")["e_value"] < 200
-    assert verdict.verdict == "inconclusive"
+    verdicts = [judge.take(Look(2 * k, 10, Arm(140, 1), Arm(900, 0))) for k in range(1, 9)]
+    values = [gate(verdict, "errors")["e_value"] for verdict in verdicts]
+    assert [verdict.verdict == "rollback" for verdict in verdicts] == [0.5 * value + 0.5 >= 100 for value in values]
+    assert any(100 < value < 199 for value in values)
+    assert verdicts[-1].verdict == "rollback"
 
 
 def test_a_dry_run_gate_reports_and_decides_nothing() -> None:

@@ -94,6 +94,39 @@ def test_a_first_release_is_judged_without_a_stable() -> None:
     assert [verdict.verdict for verdict in judged(canary(), alone, first_release=True)][-1] == "advance"
 
 
+def evidence(verdict: Any, name: str = "errors") -> float:
+    return float(next(gate["e_value"] for gate in verdict.gates if gate["name"] == name))
+
+
+def test_evidence_goes_on_through_the_stages_so_that_alpha_is_spent_once() -> None:
+    def suspicious(stages: tuple[int, ...]) -> list[Look]:
+        return [
+            Look(look.t, look.stage, Arm(60, 1, look.canary.latency_buckets), Arm(400, 1, look.stable.latency_buckets))
+            for look in looks(stages, each=5)
+        ]
+
+    whole, alone = (list(judged(canary(), suspicious(stages))) for stages in ((10, 50), (50,)))
+    assert evidence(whole[5]) > evidence(whole[4]) > evidence(whole[0]) > 1
+    assert evidence(whole[5]) > 2 * evidence(alone[0])
+    # What advances is proved by the stage alone.
+    assert whole[5].reason == alone[0].reason == "gathering: 60 of 100 requests"
+
+
+def test_a_canary_that_fails_only_under_more_weight_is_still_found() -> None:
+    healthy = list(looks((10,), each=60))
+    failing = [Look(120 + 2.0 * t, 50, arm(200, 40), arm(200, 2)) for t in range(1, 15)]
+    verdicts = [verdict.verdict for verdict in judged(canary(), [*healthy, *failing])]
+    assert "rollback" not in verdicts[:60]
+    assert verdicts[72] == "rollback"
+
+
+def test_with_the_whole_traffic_on_the_canary_evidence_goes_on_against_the_objectives() -> None:
+    full = [Look(22.0, 100, arm(460, 8))]
+    whole, alone = list(judged(canary(), [*looks((10, 50), each=5, errors=2), *full])), list(judged(canary(), full))
+    assert evidence(whole[10]) == pytest.approx(evidence(whole[9]) * evidence(alone[0]))
+    assert whole[10].gates[0]["objective"] == 0.01
+
+
 # --- the command -------------------------------------------------------------------------------
 
 

@@ -77,7 +77,9 @@ arms = counts.map(lambda n: Arm(n[2], n[0], {"2": n[0], "5.5": n[1], "+Inf": n[2
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.builds(Look, st.floats(0, 1e6), st.integers(1, 100), arms, arms, st.text(max_size=5)))
+@given(
+    st.builds(Look, st.floats(0, 1e6), st.integers(1, 100), arms, arms, st.text(max_size=5), st.lists(arms).map(tuple))
+)
 def test_a_look_survives_its_json_line(look: Look) -> None:
     assert Look.from_dict(json.loads(json.dumps(look.to_dict()))) == look
 
@@ -101,6 +103,8 @@ def test_a_line_may_say_more_than_is_asked_for() -> None:
         {"stage": "full"},
         {"canary": {"requests": 10}},
         {"canary": [1]},
+        {"stable_by_replica": {"a": 1}},
+        {"stable_by_replica": [{"requests": 1}]},
         {"canary": {"requests": 10, "errors": 11, "latency_buckets": {}}},
         {"canary": {"requests": 10, "errors": -1, "latency_buckets": {}}},
         {"stable": {"requests": 10, "errors": 0, "latency_buckets": {"2": 5, "4": 4, "+Inf": 10}}},

@@ -5,125 +5,121 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from model_release.gates import latency, sequential
+from model_release.gates.comparison import Comparison, arm_report
 from model_release.gates.looks import Arm, Look
 from model_release.spec import ErrorRateGate, LatencyGate
 
 P99_SHARE = 0.01
 """The share of requests that may be slower than an objective for the p99."""
 
-Count = tuple[int, int]
-"""Requests, and the bad ones among them."""
+_ONE_LOOK = 0.6
+"""The part of log(1/alpha) that one look may give: what one crash explains must be seen a second time."""
 
-
-@dataclass
-class Comparison:
-    """
-    One kind of bad request over the looks of a stage: the canary's share against stable's, or against `limit`.
-
-    `words` say what is bad, as in "3 of 100 canary requests failed".
-    """
-
-    words: str
-    odds_ratio: float = 1.0
-    limit: float | None = None
-    state: sequential.State = sequential.START
-    canary: Count = (0, 0)
-    stable: Count = (0, 0)
-
-    def take(self, canary: Count, stable: Count) -> None:
-        """Add one look."""
-        if self.limit is None:
-            self.state = sequential.two_arms(self.state, canary, stable, self.odds_ratio)
-        else:
-            self.state = sequential.one_arm(self.state, canary, self.limit)
-        self.canary = (self.canary[0] + canary[0], self.canary[1] + canary[1])
-        self.stable = (self.stable[0] + stable[0], self.stable[1] + stable[1])
-
-    @property
-    def log_evidence(self) -> float:
-        """The log of the e-value against the canary."""
-        return sequential.log_mean(self.state)
-
-    def worst_excess(self, alpha: float) -> float:
-        """Return how far the canary's share may still be above stable's, or above the limit."""
-        if self.limit is not None:
-            return sequential.upper_bound(*self.canary, alpha) - self.limit
-        return sequential.upper_bound(*self.canary, alpha / 2) - sequential.lower_bound(*self.stable, alpha / 2)
-
-    def sentence(self) -> str:
-        """Say both numbers."""
-        (n, bad), (stable_n, stable_bad) = self.canary, self.stable
-        seen = f"{bad} of {n} canary requests ({_percent(bad, n)}) {self.words}"
-        if self.limit is not None:
-            return f"{seen}, objective {self.limit:.2%}"
-        return f"{seen}, {stable_bad} of {stable_n} of stable ({_percent(stable_bad, stable_n)})"
+_WORTH_SAYING = 1.5
 
 
 class Gate(ABC):
-    """A gate of the spec over one stage."""
+    """A gate of the spec over one stage; `carried` is what it came to in the stages before."""
 
-    def __init__(self, spec: ErrorRateGate | LatencyGate) -> None:
+    def __init__(
+        self, spec: ErrorRateGate | LatencyGate, alpha_rollback: float, carried: Mapping[str, Any] | None
+    ) -> None:
         self.spec = spec
         self.comparisons: list[Comparison] = []
+        self._alpha = alpha_rollback
+        self._carried = carried
+        self._peak = float(carried["log_peak"]) if carried else 0.0
 
     @abstractmethod
     def take(self, look: Look, *, warm: bool) -> None:
         """Add one look; `warm` once the stage's warm-up is over."""
 
+    def _compare(self, words: str, *, odds_ratio: float = 1.0, limit: float | None = None, key: str = "") -> None:
+        """Begin a comparison, with the evidence of earlier stages."""
+        most = -math.log(self._alpha) * _ONE_LOOK
+        comparison = Comparison(words, self.spec.margin, most, odds_ratio, limit, key)
+        if self._carried:
+            comparison.carry(self._carried)
+        self.comparisons.append(comparison)
+
+    def _note_peak(self) -> None:
+        self._peak = max(self._peak, self.log_evidence)
+
     @property
     def log_evidence(self) -> float:
-        """The log of the gate's e-value: the mean over its comparisons, 0 before it has any."""
+        """The log of the gate's e-value: the mean over its comparisons; before it has any, the earlier stages'."""
         if not self.comparisons:
-            return 0.0
+            return float(self._carried["log_evidence"]) if self._carried else 0.0
         return sequential.log_mean([comparison.log_evidence for comparison in self.comparisons])
+
+    def carried(self) -> dict[str, Any]:
+        """Return what the stages to come need, as JSON values."""
+        if not self.comparisons and self._carried:
+            return dict(self._carried)
+        return {
+            "log_evidence": self.log_evidence,
+            "log_peak": self._peak,
+            "comparisons": [comparison.carried() for comparison in self.comparisons],
+        }
+
+    def proved(self, alpha: float) -> bool:
+        """Whether the canary is worse by less than the margin; proved where bad requests are the rarest, the last."""
+        return bool(self.comparisons) and self.comparisons[-1].proof.log_evidence >= -math.log(alpha)
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
         """Return the gate's part of a verdict, as JSON values."""
         evidence = math.exp(min(self.log_evidence, 700.0))
         named = {"name": self.spec.name, "kind": self.spec.kind, "dry_run": self.spec.dry_run}
-        numbers = {"e_value": evidence, "rollback_at": 1 / alpha_rollback, "margin": self.spec.margin}
+        numbers = {
+            "e_value": evidence,
+            "p_value": math.exp(-max(0.0, self._peak)),
+            "rollback_at": 1 / alpha_rollback,
+            "advance_at": 1 / alpha_advance,
+            "margin": self.spec.margin,
+        }
         if not self.comparisons:
             waiting = f"{self.spec.name}: not judged yet, stable's own latency is still being read"
-            nothing = {"canary": _arm((0, 0)), "stable": _arm((0, 0)), "worst_excess": None}
-            return {**named, **nothing, **numbers, "verdict": "inconclusive", "sentence": waiting}
-        # An advance is proved on the last comparison, whose bad requests are the rarest.
-        shown, excess = self.comparisons[-1], self.comparisons[-1].worst_excess(alpha_advance)
-        verdict = "advance" if excess < self.spec.margin else "inconclusive"
+            nothing = {"canary": arm_report((0, 0)), "stable": arm_report((0, 0)), "worst_excess": None}
+            unknown = {"phi": None, "advance_e_value": None}
+            return {**named, **nothing, **numbers, **unknown, "verdict": "inconclusive", "sentence": waiting}
+        shown, excess = self.comparisons[-1], self.comparisons[-1].proof.excess(alpha_advance)
+        verdict, proof = "inconclusive", shown.proved(alpha_advance)
         if evidence >= 1 / alpha_rollback:
             verdict, shown = "rollback", max(self.comparisons, key=lambda each: each.log_evidence)
-        proof = f"at most {excess * 100:.2f} points above stable, {self.spec.margin * 100:.2f} allowed"
-        if shown.limit is not None:
-            proof = f"at most {shown.limit + excess:.2%}, {shown.limit + self.spec.margin:.2%} allowed"
-        if verdict == "rollback":
             proof = f"evidence {evidence:.3g} against {1 / alpha_rollback:g}"
+        elif self.proved(alpha_advance):
+            verdict = "advance"
         return {
             **named,
-            "canary": _arm(shown.canary),
-            "stable": _arm(shown.stable),
+            **shown.arms(alpha_advance),
             "objective": shown.limit,
             "worst_excess": excess,
             **numbers,
+            "advance_e_value": math.exp(min(self.comparisons[-1].proof.log_evidence, 700.0)),
+            "phi": shown.phi_used,
             "verdict": verdict,
-            "sentence": f"{self.spec.name}: {shown.sentence()}; {proof}",
+            "sentence": f"{self.spec.name}: {shown.sentence()}; {proof}{_clumps(shown.dispersion.phi)}",
         }
 
 
 class ErrorGate(Gate):
     """The share of failed requests; they count from the first request on."""
 
-    def __init__(self, spec: ErrorRateGate, *, one_armed: bool) -> None:
-        super().__init__(spec)
-        limit = spec.objective if one_armed else None
-        self.comparisons = [Comparison("failed", spec.odds_ratio, limit)]
+    def __init__(
+        self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(spec, alpha_rollback, carried)
+        self._compare("failed", odds_ratio=spec.odds_ratio, limit=spec.objective if one_armed else None)
 
     def take(self, look: Look, *, warm: bool) -> None:  # noqa: ARG002 - an error of a cold replica is an error
         """Add one look."""
         canary, stable = look.canary, look.stable
-        self.comparisons[0].take((canary.requests, canary.errors), (stable.requests, stable.errors))
+        replicas = [(replica.requests, replica.errors) for replica in look.stable_by_replica]
+        self.comparisons[0].take((canary.requests, canary.errors), (stable.requests, stable.errors), replicas)
+        self._note_peak()
 
 
 class SlowGate(Gate):
@@ -134,23 +130,34 @@ class SlowGate(Gate):
     stable the bound is the objective's.
     """
 
-    def __init__(self, spec: LatencyGate, *, one_armed: bool, bounds_ms: Sequence[float] | None) -> None:
-        super().__init__(spec)
+    def __init__(
+        self,
+        spec: LatencyGate,
+        alpha_rollback: float,
+        *,
+        one_armed: bool,
+        bounds_ms: Sequence[float] | None,
+        carried: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__(spec, alpha_rollback, carried)
         self.bounds_ms = list(spec.bounds_ms or bounds_ms or [])
         self._slow = spec
         self._one_armed = one_armed
-        self._pairs: list[tuple[float, float]] = []
-        self._stable_before: Mapping[str, int] = {}
+        self._allowed: list[latency.Allowed] = []
+        self._unjudged: list[Look] = []
 
     def take(self, look: Look, *, warm: bool) -> None:
-        """Add one look; before the bounds are known it only helps to find them."""
+        """Add one look; before the bounds are known it only helps to find them, and how slow requests clump."""
         if warm and not self.comparisons:
             self._fix_bounds(latency.known_bounds(look.canary))
         if not warm or not self.comparisons:
-            self._stable_before = latency.pooled(self._stable_before, look.stable.latency_buckets)
+            self._unjudged.append(look)
             return
-        for comparison, (own, stable) in zip(self.comparisons, self._pairs, strict=True):
-            comparison.take(latency.slower(look.canary, own), latency.slower(look.stable, stable))
+        for comparison, allowed in zip(self.comparisons, self._allowed, strict=True):
+            replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
+            stable = latency.slower(look.stable, allowed.stable_ms)
+            comparison.take(latency.slower(look.canary, allowed.canary_ms), stable, replicas)
+        self._note_peak()
 
     def _fix_bounds(self, known_ms: Sequence[float]) -> None:
         """Choose what is compared, by what was known before this look."""
@@ -159,30 +166,38 @@ class SlowGate(Gate):
         if self._one_armed:
             objective = self._slow.objective.p99_ms
             bound = next((known for known in known_ms if known >= objective), known_ms[-1])
-            self.bounds_ms, self._pairs = [bound], [(bound, bound)]
-            self.comparisons = [Comparison(f"took longer than {bound:g} ms", limit=P99_SHARE)]
+            self.bounds_ms, self._allowed = [bound], [latency.Allowed(bound, bound, 1.0)]
+            self._compare(f"took longer than {bound:g} ms", limit=P99_SHARE, key=f"objective {bound:g}")
             return
-        self.bounds_ms = self.bounds_ms or latency.bounds_from(self._stable_before) or []
+        before: Mapping[str, int] = {}
+        for look in self._unjudged:
+            before = latency.pooled(before, look.stable.latency_buckets)
+        self.bounds_ms = self.bounds_ms or latency.bounds_from(before) or []
         for bound in sorted(self.bounds_ms):
-            own, stable, odds_ratio = latency.comparison(bound, self._slow.slower_than, known_ms)
-            self._pairs.append((own, stable))
-            words = f"took longer than {own:g} ms"
-            if own != stable:
-                words += f" (stable's bound {stable:g} ms)"
-            self.comparisons.append(Comparison(words, odds_ratio))
+            allowed = latency.comparison(bound, self._slow.slower_than, known_ms)
+            self._allowed.append(allowed)
+            words = f"took longer than {allowed.canary_ms:g} ms"
+            if allowed.canary_ms != allowed.stable_ms:
+                words += f" (stable's bound {allowed.stable_ms:g} ms)"
+            self._compare(words, odds_ratio=allowed.odds_ratio)
+            for look in self._unjudged:
+                replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
+                self.comparisons[-1].observe(latency.slower(look.stable, allowed.stable_ms), replicas)
+        if self.comparisons:
+            self._unjudged.clear()
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
-        """Return the gate's part of a verdict, with its bounds (ms)."""
-        return {**super().report(alpha_rollback, alpha_advance), "bounds_ms": list(self.bounds_ms)}
+        """Return the gate's part of a verdict, with its bounds (ms) and what they really allow."""
+        allowed = [each.to_dict() for each in self._allowed]
+        return {
+            **super().report(alpha_rollback, alpha_advance),
+            "bounds_ms": list(self.bounds_ms),
+            "effective_margin": allowed,
+        }
 
 
-def _arm(count: Count) -> dict[str, Any]:
-    n, bad = count
-    return {"n": n, "bad": bad, "estimate": bad / n if n else None}
-
-
-def _percent(bad: int, n: int) -> str:
-    return f"{bad / n:.2%}" if n else "no data"
+def _clumps(phi: float) -> str:
+    return f"; bad requests come in clumps of {phi:.1f}" if phi >= _WORTH_SAYING else ""
 
 
 def is_empty(look: Look, *, one_armed: bool) -> str | None:

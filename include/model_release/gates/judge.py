@@ -1,8 +1,9 @@
 """
 The judge of one stage: looks in, verdicts out.
 
-Rollback, at any look, when the weighted mean of the gates' e-values passes 1/alpha_rollback: a version that is as good
-as stable is rolled back in a stage with a chance of at most alpha_rollback. Advance only when the bake and the requests
+Rollback, at any look, when the weighted mean of the gates' e-values passes 1/alpha_rollback. The e-values go on through
+the stages of a release: a version that is as good as stable is rolled back in any of them with a chance of at most
+alpha_rollback. Advance only when the bake and the requests
 suffice and every gate proves, at alpha_advance, that the canary is worse by less than its margin. Else inconclusive,
 which says what is missing. A gate in dry run reports and decides nothing.
 """
@@ -57,7 +58,8 @@ class Judge:
     Judges one stage, look by look; replaying the same looks gives the same verdicts.
 
     `t` of a look counts from `started_t`, the start of the stage. Without a stable (first_release), or with the whole
-    traffic on the canary (stage 100), the gates' objectives stand in for stable.
+    traffic on the canary (stage 100), the gates' objectives stand in for stable. `carried` is what the judge of the
+    stage before came to; without it evidence begins anew.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Judge:
         first_release: bool,
         bounds_ms: Sequence[float] | None,
         started_t: float = 0.0,
+        carried: Mapping[str, Any] | None = None,
     ) -> None:
         self._canary = canary
         self._stage = stage
@@ -75,19 +78,27 @@ class Judge:
         self._started_t = started_t
         self._until_s = 0.0
         self._requests = 0
-        self._gates = [self._gate(spec, bounds_ms) for spec in canary.gates]
+        self._bounds_ms = list(bounds_ms or (carried or {}).get("bounds_ms") or [])
+        evidence = (carried or {}).get("gates", {})
+        self._gates = [self._gate(spec, evidence.get(spec.name)) for spec in canary.gates]
         self._deciding = [gate for gate in self._gates if not gate.spec.dry_run]
 
-    def _gate(self, spec: Any, bounds_ms: Sequence[float] | None) -> Gate:
+    def _gate(self, spec: Any, carried: Mapping[str, Any] | None) -> Gate:
+        alpha = self._canary.alpha_rollback
         if isinstance(spec, ErrorRateGate):
-            return ErrorGate(spec, one_armed=self._one_armed)
-        return SlowGate(spec, one_armed=self._one_armed, bounds_ms=bounds_ms)
+            return ErrorGate(spec, alpha, one_armed=self._one_armed, carried=carried)
+        return SlowGate(spec, alpha, one_armed=self._one_armed, bounds_ms=self._bounds_ms, carried=carried)
 
     @property
     def bounds_ms(self) -> list[float] | None:
         """The latency bounds (ms) in use, for the stages to come; None before there are any."""
         bounds = [gate.bounds_ms for gate in self._gates if isinstance(gate, SlowGate) and gate.bounds_ms]
         return bounds[0] if bounds and not self._one_armed else None
+
+    def carried(self) -> dict[str, Any]:
+        """Return what the judge of the next stage goes on from, as JSON values."""
+        gates = {gate.spec.name: gate.carried() for gate in self._gates}
+        return {"gates": gates, "bounds_ms": self.bounds_ms or self._bounds_ms or None}
 
     def replay(self, looks: Iterable[Look]) -> None:
         """Add looks that were judged before, without judging them again."""
@@ -109,7 +120,7 @@ class Judge:
         return Verdict(look.t, self._stage, verdict, reason, reports)
 
     def _decide(self, age_s: float, empty: str | None, reports: Sequence[dict[str, Any]]) -> tuple[str, str]:
-        if self._log_evidence() >= -math.log(self._canary.alpha_rollback):
+        if self.log_evidence >= -math.log(self._canary.alpha_rollback):
             return ROLLBACK, self._why_rollback(reports)
         waits_for = f"{NO_DATA}: {empty}" if empty else self._missing(age_s, reports)
         if waits_for is None:
@@ -119,8 +130,9 @@ class Judge:
             return INCONCLUSIVE, f"{DEADLINE}: {self._canary.max_bake_s:g} s are over; {waits_for}"
         return INCONCLUSIVE, waits_for
 
-    def _log_evidence(self) -> float:
-        """The log of the stage's e-value: the weighted mean of the deciding gates'."""
+    @property
+    def log_evidence(self) -> float:
+        """The log of the release's e-value against the canary: the weighted mean of the deciding gates'."""
         if not self._deciding:
             return 0.0
         logs = [gate.log_evidence for gate in self._deciding]

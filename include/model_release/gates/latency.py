@@ -7,6 +7,7 @@ They are fixed before anything is judged by them, from stable alone, so that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from model_release.gates.looks import INFINITE, Arm
 
@@ -35,7 +36,19 @@ def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
     return sorted(bounds)
 
 
-def comparison(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -> tuple[float, float, float]:
+class Allowed(NamedTuple):
+    """How a bound is compared: the canary's bound and stable's (ms), and how far the odds of being slower may rise."""
+
+    canary_ms: float
+    stable_ms: float
+    odds_ratio: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the bounds really allow: how much slower (1.1 is 10 %), or what odds ratio at the same bound."""
+        return {**self._asdict(), "slower_than": self.canary_ms / self.stable_ms if self.odds_ratio == 1 else None}
+
+
+def comparison(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -> Allowed:
     """
     Return the canary's bound, stable's bound (ms) and the allowed odds ratio that together allow `slower_than`.
 
@@ -47,8 +60,8 @@ def comparison(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -
     wanted = own * slower_than
     above = [known for known in known_ms if known >= wanted * (1 - 1e-9)]
     if above and above[0] <= max(wanted * _FINE_RATIO, wanted + _FINE_MS):
-        return above[0], own, 1.0
-    return own, own, slower_than**3
+        return Allowed(above[0], own, 1.0)
+    return Allowed(own, own, slower_than**3)
 
 
 def slower(arm: Arm, bound_ms: float) -> tuple[int, int]:

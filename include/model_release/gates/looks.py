@@ -47,7 +47,8 @@ class Look:
     """
     One reading of a stage, `t` seconds after its start: counts since the look before.
 
-    `note` says why a look is empty when it is not for want of traffic.
+    `note` says why a look is empty when it is not for want of traffic. Stable's counts by replica, where they are
+    known, tell how its bad requests clump.
     """
 
     t: float
@@ -55,6 +56,7 @@ class Look:
     canary: Arm = Arm()
     stable: Arm = Arm()
     note: str = ""
+    stable_by_replica: tuple[Arm, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the look as one JSON line holds it."""
@@ -71,7 +73,11 @@ class Look:
             raise LookUnusable(f"t is {t}")
         empty = {"requests": 0, "errors": 0, "latency_buckets": {}}
         canary, stable = (Arm.from_dict(values.get(arm) or empty) for arm in ("canary", "stable"))
-        return cls(t, stage, canary, stable, str(values.get("note", "")))
+        replicas = values.get("stable_by_replica") or ()
+        if not isinstance(replicas, list | tuple):
+            raise LookUnusable(f"stable_by_replica is a {type(replicas).__name__}")
+        by_replica = tuple(Arm.from_dict(replica) for replica in replicas)
+        return cls(t, stage, canary, stable, str(values.get("note", "")), by_replica)
 
 
 def difference(

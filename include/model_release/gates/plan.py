@@ -7,10 +7,11 @@ from collections.abc import Callable
 from functools import partial
 
 from model_release.gates.gate import P99_SHARE
-from model_release.gates.sequential import lower_bound, upper_bound
+from model_release.gates.noninferiority import Proof
 from model_release.spec import Canary, ErrorRateGate, LatencyGate
 
 _MOST = 10_000_000
+_LOOKS = 20
 
 
 def needed_requests(canary: Canary, stage: int, *, first_release: bool = False) -> int:
@@ -28,15 +29,15 @@ def needed_requests(canary: Canary, stage: int, *, first_release: bool = False) 
 
 def _proved(gate: ErrorRateGate | LatencyGate, alpha: float, control: float | None, n: int) -> bool:
     """Whether a gate proves a healthy canary with n requests; `control` is how many stable has for each of them."""
-    if isinstance(gate, ErrorRateGate):
-        if control is None:
-            return upper_bound(n, 0, alpha) - gate.objective < gate.margin
-        return upper_bound(n, 0, alpha / 2) < gate.margin
-    if control is None:
-        return upper_bound(n, 0, alpha) - P99_SHARE < gate.margin
-    slow, stable_n = P99_SHARE * n, n * control
-    upper = upper_bound(n, min(n, slow + math.sqrt(slow)), alpha / 2)
-    return upper - lower_bound(stable_n, P99_SHARE * stable_n, alpha / 2) < gate.margin
+    share = 0.0 if isinstance(gate, ErrorRateGate) else P99_SHARE
+    limit = None if control is not None else gate.objective if isinstance(gate, ErrorRateGate) else P99_SHARE
+    proof = Proof(gate.margin, limit)
+    # Against an objective, healthy is below it; a fair share of slow requests is as good as stable's own.
+    bad = share * n + math.sqrt(share * n) if control is not None else 0.0
+    stable_n = n * (control or 0.0)
+    for _ in range(_LOOKS):
+        proof.take((n / _LOOKS, bad / _LOOKS), (stable_n / _LOOKS, share * stable_n / _LOOKS))
+    return proof.log_evidence >= -math.log(alpha)
 
 
 def _first(true: Callable[[int], bool]) -> int:

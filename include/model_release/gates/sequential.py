@@ -6,8 +6,8 @@ chance of at most alpha however often one looks (Ville's inequality). The two-ar
 events: how they fall on the arms is binomial, with a share that only the arms' requests and their odds ratio set. An
 incident that strikes both arms, daily load and a change of weight cancel, because each look is a stratum of its own.
 
-Bad events are taken as independent. Clumps of them (one crash that fails many requests at once) make the evidence too
-strong; the dispersion is not estimated here.
+Bad events may come in clumps (one crash that fails many requests at once): `phi`, the dispersion, divides them, which
+tempers the likelihood ratio. Clumps of equal size phi make that exact; else it is an approximation.
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-EFFECTS = (1.25, 1.5, 2.0, 3.0, 5.0, 10.0, 20.0, 50.0)
-"""The odds ratios, beyond the allowed one, that evidence is sought for, all with the same weight."""
+EFFECTS = (1.25, 1.6, 2.2, 4.0, 8.0, 30.0)
+"""The odds ratios, beyond the allowed one, that evidence is sought for."""
+
+_LOG_EFFECTS = tuple(map(math.log, EFFECTS))
 
 START = (0.0,) * len(EFFECTS)
 """The state of an e-process before any look: the log of each effect's likelihood ratio."""
@@ -27,33 +29,43 @@ _MIXTURE = ((0.9, 0.5, 50.0), (0.1, 0.5, 0.5))
 State = tuple[float, ...]
 
 
-def two_arms(state: State, canary: tuple[int, int], stable: tuple[int, int], odds_ratio: float) -> State:
+def two_arms(
+    state: State, canary: tuple[int, int], stable: tuple[int, int], odds_ratio: float, phi: float = 1.0
+) -> State:
     """
     Add one look, each arm as (requests, bad ones), against "the canary's odds are at most odds_ratio of stable's".
 
     A look with an empty arm compares nothing and changes nothing.
     """
     (canary_n, canary_bad), (stable_n, stable_bad) = canary, stable
-    if not canary_n or not stable_n:
+    if not canary_n or not stable_n or not canary_bad + stable_bad:
         return state
     allowed = odds_ratio * canary_n + stable_n
     return tuple(
         log_ratio
-        + canary_bad * math.log(effect)
-        + (canary_bad + stable_bad) * (math.log(allowed) - math.log(effect * odds_ratio * canary_n + stable_n))
-        for log_ratio, effect in zip(state, EFFECTS, strict=True)
+        + canary_bad / phi * log_effect
+        + (canary_bad + stable_bad) / phi * math.log(allowed / (effect * odds_ratio * canary_n + stable_n))
+        for log_ratio, effect, log_effect in zip(state, EFFECTS, _LOG_EFFECTS, strict=True)
     )
 
 
-def one_arm(state: State, arm: tuple[int, int], limit: float) -> State:
-    """Add one look, as (requests, bad ones), against "the share of bad requests is at most limit"."""
+def one_arm(state: State, arm: tuple[int, int], limit: float, phi: float = 1.0) -> State:
+    """
+    Add one look, as (requests, bad ones), against "the share of bad requests is at most limit".
+
+    phi may depend on the look: only what speaks against the arm is divided by it.
+    """
     n, bad = arm
     odds = limit / (1 - limit)
     shares = [odds * effect / (1 + odds * effect) for effect in EFFECTS]
-    return tuple(
-        log_ratio + bad * math.log(share / limit) + (n - bad) * math.log((1 - share) / (1 - limit))
-        for log_ratio, share in zip(state, shares, strict=True)
-    )
+    ratios = (bad * math.log(share / limit) + (n - bad) * math.log((1 - share) / (1 - limit)) for share in shares)
+    return tuple(log_ratio + min(ratio, ratio / phi) for log_ratio, ratio in zip(state, ratios, strict=True))
+
+
+def log_sum(logs: Sequence[float]) -> float:
+    """Return the log of the sum of numbers given by their logs."""
+    highest = max(logs)
+    return highest + math.log(sum(math.exp(log - highest) for log in logs))
 
 
 def log_mean(logs: Sequence[float], weights: Sequence[float] | None = None) -> float:

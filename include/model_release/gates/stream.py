@@ -1,4 +1,4 @@
-"""Looks of a whole release, as they arrive: each is judged within its stage."""
+"""Looks of a whole release, as they arrive: each is judged in its stage, with the evidence of the stages before."""
 
 from __future__ import annotations
 
@@ -33,6 +33,13 @@ def judged(canary: Canary, looks: Iterable[Look], *, first_release: bool = False
             if judge is None or look.stage != stage:
                 bounds_ms = (judge.bounds_ms if judge else None) or bounds_ms
                 stage, began_t = look.stage, last_t
-                judge = Judge(canary, stage, first_release=first_release, bounds_ms=bounds_ms, started_t=began_t)
+                judge = Judge(
+                    canary,
+                    stage,
+                    first_release=first_release,
+                    bounds_ms=bounds_ms,
+                    started_t=began_t,
+                    carried=judge.carried() if judge else None,
+                )
             yield judge.take(look)
         last_t = look.t

@@ -15,13 +15,18 @@ from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectSto
 
 
 class StageLooks(BaseModel):
-    """What was read of a stage: cumulative counters by fleet, and the looks and the verdict made of them."""
+    """
+    What was read of a stage: cumulative counters by fleet, and the looks and the verdict made of them.
+
+    `carried` is what the gates came to in the stages before, set with the first look; None: not worked out yet.
+    """
 
     stage: int
     started_at: datetime
     baseline: dict[str, Any]
     counters: dict[str, Any]
     bounds_ms: list[float] | None = None
+    carried: dict[str, Any] | None = None
     looks: list[dict[str, Any]] = []
     verdict: dict[str, Any] | None = None
 

@@ -2,7 +2,8 @@
 watch: look at both arms until a verdict ends the stage.
 
 One look is one call, and all that a look needs lies in the ledger: a triggerer that restarts, or two at once, go on
-where the stage stands. Nothing is held between looks.
+where the stage stands. Nothing is held between looks. The evidence of a release's earlier stages is carried into the
+next, so that alpha is spent once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from model_release.gates.judge import Judge, Verdict
 from model_release.gates.looks import Look, difference
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
-from model_release.ledger.state import State
+from model_release.ledger.state import Running, State
 from model_release.spec import Canary
 from model_release.steps.context import Step, begin
 from model_release.traffic.router import ArmCounters
@@ -101,14 +102,8 @@ def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLook
         return looks, _decided(canary, down, t - started_t, None)
     before = {fleet: ArmCounters(**arm) for fleet, arm in looks.counters.items()}
     seen = difference(before, after, stable=stable, canary=state.canary.fleet, t=t, stage=looks.stage)
-    judge = Judge(
-        canary,
-        looks.stage,
-        first_release=running.first_release,
-        bounds_ms=looks.bounds_ms,
-        started_t=started_t,
-    )
-    judge.replay(Look.from_dict(line) for line in looks.looks)
+    looks = looks.model_copy(update={"carried": _carried(step, running, canary, looks)})
+    judge = _replayed(running, canary, looks)
     decided = _decided(canary, judge.take(seen), t - started_t, judge.bounds_ms)
     update = {
         "counters": {fleet: asdict(arm) for fleet, arm in after.items()},
@@ -116,6 +111,37 @@ def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLook
         "verdict": decided,
     }
     return looks.model_copy(update=update), decided
+
+
+def _replayed(running: Running, canary: Canary, looks: StageLooks) -> Judge:
+    """Return the judge of a stage as its looks so far leave it."""
+    judge = Judge(
+        canary,
+        looks.stage,
+        first_release=running.first_release,
+        bounds_ms=looks.bounds_ms,
+        started_t=(looks.started_at - running.started_at).total_seconds(),
+        carried=looks.carried,
+    )
+    judge.replay(Look.from_dict(line) for line in looks.looks)
+    return judge
+
+
+def _carried(step: Step, running: Running, canary: Canary, looks: StageLooks) -> dict[str, Any] | None:
+    """
+    Return what the stages before came to: from the stage's own object, else by replaying the stage before.
+
+    None in the first stage. Looks of a judged stage change no more, so every watcher finds the same.
+    """
+    stages = running.stages
+    place = stages.index(looks.stage) if looks.stage in stages else 0
+    if looks.carried is not None or place == 0:
+        return looks.carried
+    before, _ = step.looks.read(stages[place - 1])
+    if before is None:
+        return None
+    before = before.model_copy(update={"carried": _carried(step, running, canary, before)})
+    return _replayed(running, canary, before).carried()
 
 
 def _decided(canary: Canary, verdict: Verdict, age_s: float, bounds_ms: list[float] | None) -> dict[str, Any]:
