@@ -12,9 +12,8 @@ import onnxruntime
 import pytest
 import torch
 
-from model_release import export
 from model_release.errors import ExportFailed
-from model_release.export import export_onnx
+from model_release.export import export_onnx, write
 from model_release.spec import ModelSpec
 from tests.unit import toys
 
@@ -162,7 +161,28 @@ def test_a_mapping_without_the_output_is_named(tmp_path: Path) -> None:
         exported(spec, toys.Tokens(), tmp_path)
 
 
-def test_weights_beyond_one_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export, "MOST_BYTES", 10)
-    with pytest.raises(ExportFailed, match="32 bytes, more than the 10"):
-        exported(toys.spec(), toys.linear(), tmp_path)
+def test_weights_beyond_one_file_lie_beside_the_graph_and_answer_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wide = toys.spec(inputs=[{"name": "x", "dtype": "float32", "shape": [300]}])
+    one, several = tmp_path / "one", tmp_path / "several"
+    one.mkdir()
+    several.mkdir()
+    [alone] = export_onnx(wide, toys.linear(300), one / "model.onnx", version=1, source_sha256=toys.SHA256)
+    monkeypatch.setattr(write, "MOST_BYTES", 100)
+    files = export_onnx(wide, toys.linear(300), several / "model.onnx", version=1, source_sha256=toys.SHA256)
+    assert [file.name for file in files] == ["model.onnx", "model.onnx.data"]
+    assert sorted(file.name for file in several.iterdir()) == ["model.onnx", "model.onnx.data"]
+    onnx.checker.check_model(str(several / "model.onnx"), full_check=True)
+    x = np.random.default_rng(0).random((5, 300), np.float32)
+    answers = [
+        onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"]).run(None, {"x": x})[0]
+        for path in (alone, several / "model.onnx")
+    ]
+    assert np.array_equal(*answers)
+
+
+def test_a_second_export_leaves_no_weights_of_the_first(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx.data").write_bytes(b"stale")
+    exported(toys.spec(), toys.linear(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]

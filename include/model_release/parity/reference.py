@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -103,7 +104,8 @@ def in_eval_mode(module: nn.Module) -> nn.Module:
 
 def pick_outputs(spec: ModelSpec, answer: Any) -> tuple[Any, ...]:
     """
-    Return the spec's outputs, in order, of what forward returned: one tensor, a tuple or list, or a mapping.
+    Return the spec's outputs, in order, of what forward returned: one tensor, a tuple or list, or a
+    mapping, dataclass or named tuple with their names.
 
     Raises ExportFailed when they are not there.
     """
@@ -111,6 +113,10 @@ def pick_outputs(spec: ModelSpec, answer: Any) -> tuple[Any, ...]:
 
     wanted = [tensor.name for tensor in spec.outputs]
     hint = "Correct `outputs` of the spec, or what forward returns."
+    if dataclasses.is_dataclass(answer) and not isinstance(answer, Mapping):
+        answer = {field.name: getattr(answer, field.name) for field in dataclasses.fields(answer)}
+    elif isinstance(answer, tuple) and set(wanted) <= set(getattr(answer, "_fields", ())):
+        answer = dict(zip(answer._fields, answer, strict=True))  # type: ignore[attr-defined]
     if isinstance(answer, Mapping):
         missing = [name for name in wanted if name not in answer]
         if missing:

@@ -1,0 +1,65 @@
+"""fp16: weights and activations as float16, inputs and outputs as the spec says, chosen operators left alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from model_release.errors import ExportFailed, did_you_mean
+from model_release.export.silence import silence
+from model_release.spec import ModelSpec
+
+_LARGEST = 65504.0
+
+
+def halve(spec: ModelSpec, path: Path) -> None:
+    """
+    Convert the graph at `path`, with its weights beside it, to float16 in place.
+
+    Raises ExportFailed when a weight is beyond float16's range, or `keep_fp32` names nothing of the graph.
+    """
+    import onnx
+    from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
+
+    model = onnx.load(str(path))
+    types = {node.op_type for node in model.graph.node}
+    nodes = {node.name for node in model.graph.node}
+    for kept in spec.export.keep_fp32:
+        if kept not in types | nodes:
+            why = f"export.keep_fp32 names {kept!r}, and the graph has neither such an operator nor such a node"
+            hint = f"{did_you_mean(kept, types)} It has {', '.join(sorted(types))}."
+            raise ExportFailed(spec.name, why, hint.strip())
+    _refuse_large(spec, model)
+    with silence():
+        halved = convert_float_to_float16(
+            model,
+            keep_io_types=True,
+            op_block_list=[*DEFAULT_OP_BLOCK_LIST, *(kept for kept in spec.export.keep_fp32 if kept in types)],
+            node_block_list=[kept for kept in spec.export.keep_fp32 if kept in nodes],
+        )
+    data = path.with_name(f"{path.name}.data")
+    data.unlink(missing_ok=True)
+    onnx.save_model(halved, str(path), save_as_external_data=True, location=data.name, size_threshold=256)
+
+
+def _refuse_large(spec: ModelSpec, model: Any) -> None:
+    """The converter would clip such weights, and the model would answer something else."""
+    import numpy as np
+    import onnx
+
+    for tensor in model.graph.initializer:
+        if tensor.data_type != onnx.TensorProto.FLOAT:
+            continue
+        array = onnx.numpy_helper.to_array(tensor)
+        finite = np.abs(array[np.isfinite(array)])
+        largest = float(finite.max(initial=0.0))
+        if largest > _LARGEST and not _is_mask(largest):
+            why = f"the weight {tensor.name} reaches {largest:.3g}, and float16 ends at {_LARGEST:g}"
+            raise ExportFailed(spec.name, why, "Keep its operator in float32 (export.keep_fp32), or precision: fp32.")
+
+
+def _is_mask(value: float) -> bool:
+    """The lowest float32 stands for minus infinity in attention masks; float16's own lowest does the same."""
+    import numpy as np
+
+    return value >= float(np.finfo(np.float32).max) * 0.99
