@@ -123,7 +123,9 @@ def check(spec: ModelSpec, path: Path, model: Any) -> None:
     try:
         onnx.checker.check_model(str(path), full_check=True)
     except Exception as error:
-        why = f"the exporter wrote a graph that ONNX's checker refuses: {' '.join(str(error).split())[:300]}"
+        why = (
+            f"the exporter wrote a graph that ONNX's checker refuses: {' '.join(str(error).split())[:300].rstrip('.')}"
+        )
         raise ExportFailed(spec.name, why) from error
     _check_operators(spec, model)
     for what, values, tensors in (

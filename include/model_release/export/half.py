@@ -19,6 +19,7 @@ def halve(spec: ModelSpec, path: Path) -> None:
     Raises ExportFailed when a weight is beyond float16's range, or `keep_fp32` names nothing of the graph.
     """
     import onnx
+    import onnx_ir
     from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
     model = onnx.load(str(path))
@@ -37,9 +38,12 @@ def halve(spec: ModelSpec, path: Path) -> None:
             op_block_list=[*DEFAULT_OP_BLOCK_LIST, *(kept for kept in spec.export.keep_fp32 if kept in types)],
             node_block_list=[kept for kept in spec.export.keep_fp32 if kept in nodes],
         )
-    data = path.with_name(f"{path.name}.data")
-    data.unlink(missing_ok=True)
-    onnx.save_model(halved, str(path), save_as_external_data=True, location=data.name, size_threshold=256)
+    # What the converter says of inner values is wrong around its casts; ONNX infers them anyway.
+    del halved.graph.value_info[:]
+    ordered = onnx_ir.from_proto(halved)
+    # The converter appends its casts at the end, and a graph lists each node after those that it reads from.
+    ordered.graph.sort()
+    onnx_ir.save(ordered, path, external_data=f"{path.name}.data")
 
 
 def _refuse_large(spec: ModelSpec, model: Any) -> None:
