@@ -22,7 +22,8 @@ class Comparison:
     Counts and proof of one stage, evidence and dispersion of the release so far.
 
     `words` say what is bad, as in "3 of 100 canary requests failed"; `key` names the same kind in other stages. `most`
-    is the log of the factor that one look may be worth, so that no single look decides: it could be one crash.
+    is the log of the factor that one look may be worth, so that no single look decides: it could be one crash. Only one
+    of a gate's comparisons `proves` that the canary may advance.
     """
 
     words: str
@@ -31,6 +32,7 @@ class Comparison:
     odds_ratio: float = 1.0
     limit: float | None = None
     key: str = ""
+    proves: bool = True
     wealth: Wealth = field(default_factory=Wealth)
     dispersion: Dispersion = field(default_factory=Dispersion)
     canary: Count = (0, 0)
@@ -47,7 +49,8 @@ class Comparison:
         """Add one look; its own bad events come into the dispersion last."""
         ratios = self._ratios(canary, stable)
         self.wealth.take(ratios, self.most)
-        self.proof.take(canary, stable, self.dispersion.phi)
+        if self.proves:
+            self.proof.take(canary, stable, self.dispersion.phi)
         self.canary = (self.canary[0] + canary[0], self.canary[1] + canary[1])
         self.stable = (self.stable[0] + stable[0], self.stable[1] + stable[1])
         self.observe(canary if self.limit is not None else stable, replicas)

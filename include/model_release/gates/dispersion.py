@@ -23,6 +23,7 @@ Count = tuple[int, int]
 _PRIOR_PHI = 3.0
 _PRIOR_EVENTS = 1.0
 _GROWTH = 0.9
+_DOUBT = 20.0
 
 
 @dataclass
@@ -69,10 +70,15 @@ class Dispersion:
         Return the phi to judge a look with `bad` bad events by, both arms'.
 
         While little is known of stable's clumps some are assumed, and a look counts for few events: for a single one
-        at first, which is right for clumps of any size within a look, and for more with each split that was seen.
+        at first, which is right for clumps of any size within a look, and for more with each split that was seen, until
+        phi is known well enough to be taken at its word.
         """
         assumed = (self.squares + _PRIOR_PHI * _PRIOR_EVENTS) / (self.weighed + _PRIOR_EVENTS)
-        return max(1.0, min(assumed, bad), bad / float((1 + self.splits) ** _GROWTH))
+        if not self.splits:
+            return float(max(1, bad))
+        fewer = bad / float((1 + self.splits) ** _GROWTH)
+        unsure = assumed * (1 + _DOUBT / self.splits**1.5)
+        return float(max(1.0, min(assumed, bad), min(fewer, unsure)))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; a look that waits for the next belongs to its stage and is left out."""

@@ -37,10 +37,13 @@ class Gate(ABC):
     def take(self, look: Look, *, warm: bool) -> None:
         """Add one look; `warm` once the stage's warm-up is over."""
 
-    def _compare(self, words: str, *, odds_ratio: float = 1.0, limit: float | None = None, key: str = "") -> None:
+    @abstractmethod
+    def observe(self, look: Look) -> None:
+        """Learn what stable is like from a look at it alone, before the canary has any weight."""
+
+    def _compare(self, words: str, **how: Any) -> None:
         """Begin a comparison, with the evidence of earlier stages."""
-        most = -math.log(self._alpha) * _ONE_LOOK
-        comparison = Comparison(words, self.spec.margin, most, odds_ratio, limit, key)
+        comparison = Comparison(words, self.spec.margin, -math.log(self._alpha) * _ONE_LOOK, **how)
         if self._carried:
             comparison.carry(self._carried)
         self.comparisons.append(comparison)
@@ -121,6 +124,11 @@ class ErrorGate(Gate):
         self.comparisons[0].take((canary.requests, canary.errors), (stable.requests, stable.errors), replicas)
         self._note_peak()
 
+    def observe(self, look: Look) -> None:
+        """Learn how stable's errors clump."""
+        replicas = [(replica.requests, replica.errors) for replica in look.stable_by_replica]
+        self.comparisons[0].observe((look.stable.requests, look.stable.errors), replicas)
+
 
 class SlowGate(Gate):
     """
@@ -151,13 +159,17 @@ class SlowGate(Gate):
         if warm and not self.comparisons:
             self._fix_bounds(latency.known_bounds(look.canary))
         if not warm or not self.comparisons:
-            self._unjudged.append(look)
+            self.observe(look)
             return
         for comparison, allowed in zip(self.comparisons, self._allowed, strict=True):
             replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
             stable = latency.slower(look.stable, allowed.stable_ms)
             comparison.take(latency.slower(look.canary, allowed.canary_ms), stable, replicas)
         self._note_peak()
+
+    def observe(self, look: Look) -> None:
+        """Keep the look for the bounds, and for how stable's slow requests clump."""
+        self._unjudged.append(look)
 
     def _fix_bounds(self, known_ms: Sequence[float]) -> None:
         """Choose what is compared, by what was known before this look."""
@@ -173,13 +185,13 @@ class SlowGate(Gate):
         for look in self._unjudged:
             before = latency.pooled(before, look.stable.latency_buckets)
         self.bounds_ms = self.bounds_ms or latency.bounds_from(before) or []
-        for bound in sorted(self.bounds_ms):
+        for place, bound in enumerate(sorted(self.bounds_ms), 1):
             allowed = latency.comparison(bound, self._slow.slower_than, known_ms)
             self._allowed.append(allowed)
             words = f"took longer than {allowed.canary_ms:g} ms"
             if allowed.canary_ms != allowed.stable_ms:
                 words += f" (stable's bound {allowed.stable_ms:g} ms)"
-            self._compare(words, odds_ratio=allowed.odds_ratio)
+            self._compare(words, odds_ratio=allowed.odds_ratio, proves=place == len(self.bounds_ms))
             for look in self._unjudged:
                 replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
                 self.comparisons[-1].observe(latency.slower(look.stable, allowed.stable_ms), replicas)

@@ -100,6 +100,12 @@ class Judge:
         gates = {gate.spec.name: gate.carried() for gate in self._gates}
         return {"gates": gates, "bounds_ms": self.bounds_ms or self._bounds_ms or None}
 
+    def learn(self, looks: Iterable[Look]) -> None:
+        """Learn from looks at stable alone, taken before the canary had any weight: its latency, and its clumps."""
+        for look in looks:
+            for gate in self._gates:
+                gate.observe(look)
+
     def replay(self, looks: Iterable[Look]) -> None:
         """Add looks that were judged before, without judging them again."""
         for look in looks:
@@ -129,6 +135,11 @@ class Judge:
         if age_s >= self._canary.max_bake_s:
             return INCONCLUSIVE, f"{DEADLINE}: {self._canary.max_bake_s:g} s are over; {waits_for}"
         return INCONCLUSIVE, waits_for
+
+    @property
+    def proved(self) -> bool:
+        """Whether every deciding gate proves the canary worse by less than its margin, be the bake over or not."""
+        return all(gate.proved(self._canary.alpha_advance) for gate in self._deciding)
 
     @property
     def log_evidence(self) -> float:

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 Count = tuple[float, float]
 
-SMALLER = (0.5, 0.75, 1.0, 1.5, 2.0, 4.0)
+SMALLER = (0.1, 0.25, 0.5, 0.75, 1.0, 2.0)
 """The excesses that are tested, as multiples of the margin; the margin's own is 1."""
 
 _EXPECTED = (0.5, 50.0)

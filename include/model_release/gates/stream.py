@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
 from model_release.gates import latency
@@ -9,21 +10,25 @@ from model_release.gates.judge import GATHERING, INCONCLUSIVE, Judge, Verdict
 from model_release.gates.looks import Look
 from model_release.spec import Canary
 
+_KEPT = 1000
+
 
 def judged(canary: Canary, looks: Iterable[Look], *, first_release: bool = False) -> Iterator[Verdict]:
     """
     Yield one verdict a look, as the looks arrive.
 
     A stage begins with the last look of the one before. Looks of stage 0, before the canary has any weight, set the
-    latency bounds of the stages to come; without them the first stage reads them from stable. Verdicts go on past the
-    end of a stage, since nobody here acts on them.
+    latency bounds of the stages to come and tell how stable's bad requests clump; without them the first stage reads
+    both from stable. Verdicts go on past the end of a stage, since nobody here acts on them.
     """
     judge: Judge | None = None
     stage, began_t, last_t = 0, 0.0, 0.0
     bounds_ms: list[float] | None = None
     idle: Mapping[str, int] = {}
+    before: deque[Look] = deque(maxlen=_KEPT)
     for look in looks:
         if look.stage == 0:
+            before.append(look)
             idle = latency.pooled(idle, look.stable.latency_buckets)
             bounds_ms = latency.bounds_from(idle)
             yield Verdict(
@@ -41,5 +46,7 @@ def judged(canary: Canary, looks: Iterable[Look], *, first_release: bool = False
                     started_t=began_t,
                     carried=judge.carried() if judge else None,
                 )
+                judge.learn(before)
+                before.clear()
             yield judge.take(look)
         last_t = look.t

@@ -1,0 +1,143 @@
+"""
+Simulated traffic: Poisson arrivals, a look every 5 s for 600 s, and what goes wrong in it.
+
+All draws of a scenario are arrays of shape (runs, looks); every rule is shown the same ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Counts = npt.NDArray[np.int64]
+LOOK_S, LOOKS, HISTORY = 5, 120, 360
+NORMAL = 0.001
+
+
+@dataclass(frozen=True)
+class Cell:
+    """How much traffic there is, and the canary's share of it."""
+
+    rps: int
+    weight: float
+
+    def __str__(self) -> str:
+        return f"{self.rps} rps @ {self.weight:.0%}"
+
+
+CELLS = [Cell(rps, weight) for rps in (20, 200, 2000) for weight in (0.1, 0.5)]
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Requests and bad ones of both arms, and of stable's two halves for 30 minutes before."""
+
+    n: Counts
+    bad: Counts
+    stable_n: Counts
+    stable_bad: Counts
+    before_n: Counts
+    before_bad: Counts
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What the arms fail of; `harmless` ones must not be rolled back."""
+
+    name: str
+    canary: float
+    stable: float = NORMAL
+    clump: float = 1.0
+    harmless: bool = True
+    change: Callable[[Traffic, np.random.Generator, Cell], Traffic] | None = None
+
+    def draw(self, rng: np.random.Generator, cell: Cell, runs: int) -> Traffic:
+        """Draw the traffic of some runs."""
+        n = rng.poisson(cell.rps * LOOK_S * cell.weight, (runs, LOOKS))
+        stable_n = rng.poisson(cell.rps * LOOK_S * (1 - cell.weight), (runs, LOOKS))
+        before_n = rng.poisson(cell.rps * LOOK_S / 2, (2, runs, HISTORY))
+        traffic = Traffic(
+            n,
+            failing(rng, n, self.canary, self.clump),
+            stable_n,
+            failing(rng, stable_n, self.stable, self.clump),
+            before_n,
+            failing(rng, before_n, self.stable, self.clump),
+        )
+        return self.change(traffic, rng, cell) if self.change else traffic
+
+
+def failing(rng: np.random.Generator, n: Counts, share: float | npt.NDArray[np.float64], clump: float = 1.0) -> Counts:
+    """Draw bad requests: alone, or in clumps of geometric size with the mean `clump`, each within its look."""
+    if clump == 1.0:
+        return rng.binomial(n, share)
+    clumps = rng.binomial(n, np.asarray(share) / clump)
+    more = rng.negative_binomial(np.maximum(clumps, 1), 1 / clump) * (clumps > 0)
+    bad: Counts = np.minimum(n, clumps + more)
+    return bad
+
+
+def _shares(given: Traffic, rng: np.random.Generator, share: npt.NDArray[np.float64]) -> Traffic:
+    bad, stable_bad = failing(rng, given.n, share), failing(rng, given.stable_n, share)
+    return Traffic(given.n, bad, given.stable_n, stable_bad, given.before_n, given.before_bad)
+
+
+def _incident(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:  # noqa: ARG001
+    share = np.full(LOOKS, NORMAL)
+    share[24:96] = 0.03
+    return _shares(given, rng, share)
+
+
+def _weight_change(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:
+    """Half-way the weight goes from 10 to 50 %, and with more load both arms fail four times as often."""
+    early = np.arange(LOOKS) < LOOKS // 2
+    weight, share = np.where(early, 0.1, 0.5), np.where(early, NORMAL, 4 * NORMAL)
+    n = rng.poisson(cell.rps * LOOK_S * weight, given.n.shape)
+    stable_n = rng.poisson(cell.rps * LOOK_S * (1 - weight), given.n.shape)
+    changed = Traffic(n, given.bad, stable_n, given.stable_bad, given.before_n, given.before_bad)
+    return _shares(changed, rng, share)
+
+
+def _crash(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:
+    """One crash fails up to 50 requests at an instant, on either arm by its share of the requests."""
+    bad, stable_bad = given.bad.copy(), given.stable_bad.copy()
+    for run, (look, own) in enumerate(
+        zip(rng.integers(0, LOOKS, len(bad)), rng.random(len(bad)) < cell.weight, strict=True)
+    ):
+        n, hit = (given.n, bad) if own else (given.stable_n, stable_bad)
+        hit[run, look] = min(n[run, look], hit[run, look] + 50)
+    return Traffic(given.n, bad, given.stable_n, stable_bad, given.before_n, given.before_bad)
+
+
+def _odds(share: float, ratio: float) -> float:
+    return ratio * share / (1 - share + ratio * share)
+
+
+HARMLESS = [
+    Scenario("equal, 0.1 %", NORMAL),
+    Scenario("equal, 0.9 %", 0.009, 0.009),
+    Scenario("at the margin (odds x 1.5), 0.1 %", _odds(NORMAL, 1.5)),
+    Scenario("at the margin (odds x 1.5), 0.9 %", _odds(0.009, 1.5), 0.009),
+    Scenario("shared incident: 3 % for 6 min", NORMAL, change=_incident),
+    Scenario("weight 10 -> 50 % with the load (Simpson)", NORMAL, change=_weight_change),
+    Scenario("errors in clumps of 3", NORMAL, clump=3.0),
+    Scenario("errors in clumps of 4", NORMAL, clump=4.0),
+    Scenario("errors in clumps of 10", NORMAL, clump=10.0),
+    Scenario("one crash fails 50 requests", NORMAL, change=_crash),
+]
+HARMFUL = [
+    Scenario("errors 0.1 -> 0.3 %", 0.003, harmless=False),
+    Scenario("errors 0.1 -> 1 %", 0.01, harmless=False),
+    Scenario("errors 0.1 -> 5 %", 0.05, harmless=False),
+    Scenario("clumps of 4: 0.1 -> 1 %", 0.01, clump=4.0, harmless=False),
+    Scenario("clumps of 4: 0.1 -> 5 %", 0.05, clump=4.0, harmless=False),
+]
+ADVANCE = [
+    Scenario("equal, 0.1 %", NORMAL),
+    Scenario("0.1 -> 0.3 %", 0.003),
+    Scenario("0.1 -> 0.6 % (at the margin)", 0.006),
+    Scenario("0.1 -> 1 %", 0.01),
+]
