@@ -116,3 +116,13 @@ def test_samples_keep_their_bytes_and_shape(tmp_path: Path) -> None:
     assert first["ids"] == {"b64": base64.b64encode(ids[0].tobytes()).decode(), "shape": [2]}
     assert second["flag"] == {"b64": base64.b64encode(b"\x00").decode(), "shape": [1]}
     assert "y" not in first
+
+
+def test_without_batching_a_sample_has_its_complete_shape(tmp_path: Path) -> None:
+    ids, flags = np.array([[1, 2], [3, 4]]), np.array([True, False])
+    perf_analyzer.write_inputs(tmp_path / "i.json", {"input__ids": ids, "input__flag": flags}, batching=False)
+
+    _, second = json.loads((tmp_path / "i.json").read_text())["data"]
+
+    assert second["ids"] == {"b64": base64.b64encode(ids[1].tobytes()).decode(), "shape": [1, 2]}
+    assert second["flag"]["shape"] == [1]

@@ -31,6 +31,13 @@ def test_a_value_named_twice_is_tried_once() -> None:
     assert len(candidates(searching(max_queue_delay_microseconds=[0, 0], instance_count=[1, 1]))) == 1
 
 
+def test_without_batching_the_instances_alone_are_searched() -> None:
+    search = {"max_queue_delay_microseconds": [0, 500], "instance_count": [1, 2]}
+    unbatched = spec(serving={"max_batch_size": 0}, benchmark={"search": search})
+
+    assert candidates(unbatched) == [Tuning(0), Tuning(0, (), 2)]
+
+
 def test_a_wide_budget_repeats() -> None:
     assert next_runs(120, 2, 3, apply_s=3, least_run_s=LEAST_RUN_S) == Runs(19 / 3, 3)
 

@@ -58,7 +58,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
         def __exit__(self, *_: object) -> None:
             return
 
-        def infer(self, *_: Any) -> None:
+        def infer(self, *_: Any, **__: Any) -> None:
             played.now_s += played.infer_s
 
         def statistics(self, _model: str) -> list[VersionStatistics]:

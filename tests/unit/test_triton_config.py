@@ -131,6 +131,67 @@ def test_what_triton_would_refuse_is_refused_here(tuning: Tuning, words: str) ->
         configs.build_config(spec(), VERSION, tuning)
 
 
+def unbatched(**changes: Any) -> ModelSpec:
+    return spec(serving={"max_batch_size": 0, **changes})
+
+
+def test_without_batching_the_clients_batch_is_the_first_axis_and_nothing_is_mixed() -> None:
+    config = configs.build_config(unbatched(), VERSION)
+
+    assert [list(entry.dims) for entry in config.input] == [[-1, -1], [-1, 1, 8, 8], [-1]]
+    assert [list(entry.dims) for entry in config.output] == [[-1, -1, 10], [-1]]
+    assert not any(entry.HasField("reshape") for entry in (*config.input, *config.output))
+    assert config.max_batch_size == 0
+    assert config.WhichOneof("scheduling_choice") is None
+    assert config.instance_group[0].count == 1
+
+
+def test_without_batching_one_whole_request_is_warmed_up() -> None:
+    """Triton passes over a warm-up of batch size 0 in silence."""
+    (warmup,) = configs.build_config(unbatched(), VERSION).model_warmup
+
+    assert warmup.batch_size == 1
+    assert {name: list(entry.dims) for name, entry in warmup.inputs.items()} == {
+        "ids": [1, 2],
+        "image": [1, 1, 8, 8],
+        "flag": [1],
+    }
+
+
+@pytest.mark.parametrize(
+    ("tuning", "words"),
+    [
+        (Tuning(0, (4,)), "preferred_batch_size needs batching, which serving.max_batch_size: 0 switches off"),
+        (Tuning(500), "max_queue_delay_microseconds needs batching"),
+    ],
+)
+def test_a_tuning_that_needs_batching_is_refused_without(tuning: Tuning, words: str) -> None:
+    with pytest.raises(BadModelConfig, match=words):
+        configs.build_config(unbatched(), VERSION, tuning)
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"dynamic_batching": {"preferred_batch_size": [4]}}, "dynamic_batching.preferred_batch_size needs batching"),
+        ({"queue": {"max_size": 7}}, "queue needs batching, which max_batch_size: 0 switches off; remove it"),
+    ],
+)
+def test_a_spec_that_asks_for_batching_and_switches_it_off_is_refused(asked: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        unbatched(**asked)
+
+
+def test_batching_that_was_not_asked_for_is_a_difference() -> None:
+    asked = configs.build_config(unbatched(), VERSION)
+    served = configs.parse(configs.render(asked, epoch=1))
+    assert differences(asked, served) == []
+
+    served.max_batch_size = 8
+    served.dynamic_batching.SetInParent()
+    assert differences(asked, served) == ["max_batch_size is 8, asked 0", "dynamic_batching is set, asked none"]
+
+
 def test_the_digests_parameter_is_the_pipelines() -> None:
     with pytest.raises(BadModelConfig, match="'release_digest' is written by the pipeline"):
         configs.build_config(serving(parameters={"release_digest": "mine"}), VERSION)

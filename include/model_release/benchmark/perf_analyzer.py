@@ -51,11 +51,19 @@ class Measured:
     compute_ms: float
 
 
-def write_inputs(path: Path, recorded: Arrays) -> None:
-    """Write the recorded samples as perf_analyzer reads them; it takes one after the other, round and round."""
+def write_inputs(path: Path, recorded: Arrays, *, batching: bool = True) -> None:
+    """
+    Write the recorded samples as perf_analyzer reads them; it takes one after the other, round and round.
+
+    With batching it adds the batch axis itself; a model without gets the complete shape, of a batch of one.
+    """
     names = [name for name in recorded if name.startswith(INPUT)]
     samples = [
-        {name.removeprefix(INPUT): _sample(recorded[name][i]) for name in names} for i in range(len(recorded[names[0]]))
+        {
+            name.removeprefix(INPUT): _sample(recorded[name][i] if batching else recorded[name][i : i + 1])
+            for name in names
+        }
+        for i in range(len(recorded[names[0]]))
     ]
     path.write_text(json.dumps({"data": samples}))
 

@@ -132,7 +132,7 @@ def measure(
     tuning = tuning or Tuning.from_spec(spec)
     with TemporaryDirectory() as folder, ReplicaClient(replica, environment) as client:
         inputs = Path(folder) / "inputs.json"
-        perf_analyzer.write_inputs(inputs, recorded)
+        perf_analyzer.write_inputs(inputs, recorded, batching=spec.serving.batching)
         rows = []
         for concurrency in levels:
             before = _batch_sizes(client, spec.name)
@@ -188,6 +188,6 @@ def _least_run_s(spec: ModelSpec, replica: Replica, environment: Environment, re
     with ReplicaClient(replica, environment) as client:
         for _ in range(_PROBES):
             began = time.monotonic()
-            client.infer(spec.name, inputs)
+            client.infer(spec.name, inputs, batching=spec.serving.batching)
             fastest_s = min(fastest_s, time.monotonic() - began)
     return perf_analyzer.START_S + perf_analyzer.WINDOWS * _LEAST_REQUESTS * fastest_s

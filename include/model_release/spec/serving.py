@@ -52,8 +52,19 @@ class Serving(Section):
     warmup: bool = True
     parameters: dict[str, str] = {}
 
+    @property
+    def batching(self) -> bool:
+        """Whether Triton may put the requests of several clients into one batch."""
+        return self.max_batch_size > 0
+
     @model_validator(mode="after")
     def _preferred_sizes_fit(self) -> Serving:
+        if not self.batching:
+            asked = {"dynamic_batching.preferred_batch_size": self.dynamic_batching.preferred_batch_size}
+            for name, value in {**asked, "queue": self.queue}.items():
+                if value:
+                    message = f"{name} needs batching, which max_batch_size: 0 switches off; remove it"
+                    raise ValueError(message)
         for size in self.dynamic_batching.preferred_batch_size:
             if size > self.max_batch_size:
                 message = f"preferred_batch_size {size} is above max_batch_size {self.max_batch_size}"

@@ -12,7 +12,8 @@ import numpy as np
 from model_release.build import RECORDED
 from model_release.errors import BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
 from model_release.repository.manifest import Manifest
-from model_release.steps.context import Step
+from model_release.spec import ModelSpec
+from model_release.steps.context import Step, read_frozen_spec
 from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
 
@@ -33,6 +34,11 @@ def sealed_config(step: Step, version: int) -> Any:
     return config
 
 
+def spec_of(step: Step, base: Manifest) -> ModelSpec:
+    """Return the spec that a version was made of; an older one may have other outputs and tolerances."""
+    return read_frozen_spec(step.store, step.release.model, base.spec_digest)
+
+
 def recorded_samples(step: Step, base: Manifest) -> dict[str, np.ndarray[Any, Any]]:
     """Return a version's recorded samples: `input__<name>` and `output__<name>`, batch axis first."""
     with TemporaryDirectory() as folder:
@@ -43,7 +49,7 @@ def recorded_samples(step: Step, base: Manifest) -> dict[str, np.ndarray[Any, An
 
 def prove(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
     """Prove on each replica's own port that it serves exactly this version and config, and answers rightly."""
-    spec = step.spec
+    spec = spec_of(step, base)
     return fleets.prove(
         step.pair.fleet(fleet),
         step.release.model,

@@ -17,9 +17,19 @@ def differences(asked: ModelConfig, served: ModelConfig) -> list[str]:
     Say where a served config is not the one that was asked for; empty when it is.
 
     Every field that `asked` sets has to come back equal. Beside them Triton fills what was left out, but inside
-    the sections that are written whole a number or name left at its default has to come back as that.
+    the sections that are written whole a number or name left at its default has to come back as that. So has batching
+    that was not asked for, which would mix the requests of strangers.
     """
-    return _of_message(asked, served, "", exact=False)
+    return _of_batching(asked, served) + _of_message(asked, served, "", exact=False)
+
+
+def _of_batching(asked: ModelConfig, served: ModelConfig) -> list[str]:
+    """Compare what `_of_message` passes over where batching is off, since 0 and absence are protobuf's defaults."""
+    if asked.max_batch_size > 0:
+        return []
+    found = [f"max_batch_size is {served.max_batch_size}, asked 0"] if served.max_batch_size else []
+    scheduler = served.WhichOneof("scheduling_choice")
+    return [*found, f"{scheduler} is set, asked none"] if scheduler else found
 
 
 def _of_message(asked: Any, served: Any, path: str, *, exact: bool) -> list[str]:

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from model_release.errors import BadModelConfig
-from model_release.spec import Axis, ModelSpec, Tensor
+from model_release.spec import Axis, ModelSpec, Serving, Tensor
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -48,10 +48,10 @@ class Tuning:
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Tuning:
-        """Return the tuning that the spec itself asks for."""
+        """Return the tuning that the spec itself asks for; without batching nothing waits for others."""
         batching = spec.serving.dynamic_batching
         return cls(
-            batching.max_queue_delay_microseconds,
+            batching.max_queue_delay_microseconds if spec.serving.batching else 0,
             tuple(batching.preferred_batch_size),
             spec.serving.instance_group.count,
         )
@@ -80,23 +80,16 @@ def build_config(spec: ModelSpec, version: int, tuning: Tuning | None = None) ->
     config = pb.ModelConfig(name=spec.name, backend=serving.backend, max_batch_size=serving.max_batch_size)
     config.version_policy.specific.versions.append(version)
     for given in spec.inputs:
-        _describe(config.input.add(), given)
+        _describe(config.input.add(), given, serving.batching)
     for answered in spec.outputs:
-        _describe(config.output.add(), answered)
+        _describe(config.output.add(), answered, serving.batching)
     config.instance_group.add(kind=_KINDS[serving.instance_group.kind], count=tuning.instance_count)
-    batching = config.dynamic_batching
-    batching.SetInParent()
-    batching.max_queue_delay_microseconds = tuning.max_queue_delay_microseconds
-    batching.preferred_batch_size.extend(sorted(tuning.preferred_batch_size))
-    if serving.queue is not None:
-        limits = batching.default_queue_policy
-        limits.timeout_action = pb.ModelQueuePolicy.REJECT
-        limits.default_timeout_microseconds = serving.queue.timeout_ms * _MICROSECONDS
-        limits.max_queue_size = serving.queue.max_size
+    if serving.batching:
+        _batch(config.dynamic_batching, serving, tuning)
     for name, value in serving.parameters.items():
         config.parameters[name].string_value = value
     if serving.warmup:
-        for batch_size in sorted({1, serving.max_batch_size}):
+        for batch_size in sorted({1, serving.max_batch_size or 1}):
             _warm_up(config.model_warmup.add(), spec, batch_size)
     config.parameters[RELEASE_DIGEST].string_value = release_digest(config)
     return config
@@ -152,7 +145,9 @@ def _check(spec: ModelSpec, tuning: Tuning) -> None:
     if RELEASE_DIGEST in spec.serving.parameters:
         problems.append(f"serving.parameters: {RELEASE_DIGEST!r} is written by the pipeline")
     too_big = [size for size in tuning.preferred_batch_size if not 1 <= size <= spec.serving.max_batch_size]
-    if too_big:
+    if not spec.serving.batching:
+        problems += _needs_batching(spec, tuning)
+    elif too_big:
         problems.append(f"preferred_batch_size {too_big} must be within 1 and {spec.serving.max_batch_size}")
     if tuning.instance_count < 1:
         problems.append(f"instance_count must be at least 1, got {tuning.instance_count}")
@@ -162,11 +157,46 @@ def _check(spec: ModelSpec, tuning: Tuning) -> None:
         raise BadModelConfig(spec.name, problems)
 
 
-def _describe(entry: Any, tensor: Tensor) -> None:
-    """Fill a ModelInput or ModelOutput; one value a sample is dims [1] reshaped to [], as Triton has no empty dims."""
+def _needs_batching(spec: ModelSpec, tuning: Tuning) -> list[str]:
+    """Name what would have no effect: Triton keeps a queue's limits in dynamic_batching alone."""
+    asked = {
+        "preferred_batch_size": list(tuning.preferred_batch_size),
+        "max_queue_delay_microseconds": tuning.max_queue_delay_microseconds,
+        "serving.queue": spec.serving.queue,
+    }
+    return [
+        f"{name} needs batching, which serving.max_batch_size: 0 switches off; remove it"
+        for name, value in asked.items()
+        if value
+    ]
+
+
+def _batch(entry: Any, serving: Serving, tuning: Tuning) -> None:
+    """Fill a ModelDynamicBatching."""
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    entry.SetInParent()
+    entry.max_queue_delay_microseconds = tuning.max_queue_delay_microseconds
+    entry.preferred_batch_size.extend(sorted(tuning.preferred_batch_size))
+    if serving.queue is not None:
+        limits = entry.default_queue_policy
+        limits.timeout_action = pb.ModelQueuePolicy.REJECT
+        limits.default_timeout_microseconds = serving.queue.timeout_ms * _MICROSECONDS
+        limits.max_queue_size = serving.queue.max_size
+
+
+def _describe(entry: Any, tensor: Tensor, batching: bool) -> None:
+    """
+    Fill a ModelInput or ModelOutput.
+
+    With batching Triton adds the batch axis itself, and one value a sample is dims [1] reshaped to [], as Triton has no
+    empty dims. Without it the client's own batch is the first of the dims.
+    """
     entry.name = tensor.name
     entry.data_type = _TRITON_TYPES[tensor.dtype]
-    if tensor.shape:
+    if not batching:
+        entry.dims.append(-1)
+    if tensor.shape or not batching:
         entry.dims.extend(-1 if isinstance(size, str) else size for size in tensor.shape)
     else:
         entry.dims.append(1)
@@ -177,15 +207,20 @@ def _warm_up(entry: Any, spec: ModelSpec, batch_size: int) -> None:
     """
     Fill a ModelWarmup from the recorded sample of each input, which Triton repeats to the batch size.
 
-    A dynamic axis is warmed at its least size: Triton takes a file that is longer than needed, and the first values
-    of a recorded sample are valid values.
+    Without batching the dims are complete, and the batch size is 1: Triton skips a warm-up of batch size 0 in silence
+    (GenerateWarmupData in core's backend_model_instance.cc). A dynamic axis is warmed at its least size: Triton takes a
+    file that is longer than needed, and the first values of a recorded sample are valid values.
     """
     entry.name = f"recorded sample, batch {batch_size}"
     entry.batch_size = batch_size
     for tensor in spec.inputs:
         one = entry.inputs[tensor.name]
         one.data_type = _TRITON_TYPES[tensor.dtype]
-        one.dims.extend(_least(size, spec.dynamic_axes) for size in tensor.shape or [1])
+        if not spec.serving.batching:
+            one.dims.append(1)
+        one.dims.extend(_least(size, spec.dynamic_axes) for size in tensor.shape)
+        if not one.dims:
+            one.dims.append(1)
         one.input_data_file = tensor.name
 
 

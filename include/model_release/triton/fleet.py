@@ -60,7 +60,7 @@ def prove(
     Prove on each replica's own port that it serves exactly this version with exactly this config, rightly.
 
     `recorded` holds arrays `input__<name>` and `output__<name>`, batch axis first; an answer is right when
-    within its output's tolerance of the recorded one. Returns one dict a replica.
+    within its output's tolerance of the recorded one. Returns one dict a replica, `samples` is how many were sent.
     Raises ProofFailed or ReplicaUnavailable, naming the replica.
     """
     return [
@@ -143,13 +143,34 @@ def _prove_answers(
     recorded: Arrays,
     tolerances: Mapping[str, Tolerance],
 ) -> tuple[float, int]:
-    """Return the worst absolute difference of one recorded batch and its size. Raises ProofFailed."""
-    names = [entry.name for entry in config.input]
-    size = min(len(recorded[INPUT + names[0]]), max(1, config.max_batch_size))
-    answers = client.infer(model, {name: recorded[INPUT + name][:size] for name in names}, version)
+    """
+    Return the worst absolute difference of the recorded samples, and how many were sent. Raises ProofFailed.
+
+    They go as one batch, or, where the model is served without batching, as they were recorded: each by itself.
+    """
+    batching, count = config.max_batch_size > 0, len(recorded[INPUT + config.input[0].name])
+    size, sent = (min(count, config.max_batch_size),) * 2 if batching else (1, count)
+    worst = 0.0
+    for start in range(0, sent, size):
+        rows = slice(start, start + size)
+        worst = max(worst, _prove_batch(client, model, version, config, recorded, rows, tolerances))
+    return worst, sent
+
+
+def _prove_batch(
+    client: ReplicaClient,
+    model: str,
+    version: int,
+    config: ModelConfig,
+    recorded: Arrays,
+    rows: slice,
+    tolerances: Mapping[str, Tolerance],
+) -> float:
+    inputs = {entry.name: recorded[INPUT + entry.name][rows] for entry in config.input}
+    answers = client.infer(model, inputs, version, batching=config.max_batch_size > 0)
     worst = 0.0
     for entry in config.output:
-        expected, got = recorded[OUTPUT + entry.name][:size], answers.get(entry.name)
+        expected, got = recorded[OUTPUT + entry.name][rows], answers.get(entry.name)
         if got is None or got.size != expected.size:
             shape = None if got is None else list(got.shape)
             why = f"output {entry.name!r} of a recorded sample has shape {shape}, recorded {list(expected.shape)}"
@@ -157,7 +178,7 @@ def _prove_answers(
         worst = max(
             worst, _prove_close(client.name, model, version, entry.name, (got, expected), tolerances[entry.name])
         )
-    return worst, size
+    return worst
 
 
 def _prove_close(

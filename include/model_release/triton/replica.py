@@ -138,17 +138,18 @@ class ReplicaClient:
         """Return the config that is served, with what Triton filled in. Raises ReplicaUnavailable, ReplicaError."""
         return self._call(lambda client, **to: client.get_model_config(model, **to)).config
 
-    def infer(self, model: str, inputs: Arrays, version: int | None = None) -> Arrays:
+    def infer(self, model: str, inputs: Arrays, version: int | None = None, *, batching: bool = True) -> Arrays:
         """
-        Return the outputs for a batch of inputs, batch axis first; one value a sample goes as [n, 1], Triton's shape.
+        Return the outputs for a batch of inputs, batch axis first.
 
-        Raises ReplicaUnavailable, and ProofFailed when the server answers with an error.
+        One value a sample goes as [n, 1], Triton's shape, but as [n] to a model that is served without batching. Raises
+        ReplicaUnavailable, and ProofFailed when the server answers with an error.
         """
         from tritonclient.grpc import InferInput
 
         tensors = []
         for name, given in inputs.items():
-            array = given.reshape(-1, 1) if given.ndim == 1 else given
+            array = given.reshape(-1, 1) if given.ndim == 1 and batching else given
             tensor = InferInput(name, list(array.shape), _TRITON_DTYPES[array.dtype.name])
             tensor.set_data_from_numpy(np.ascontiguousarray(array))
             tensors.append(tensor)
