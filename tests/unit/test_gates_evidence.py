@@ -30,8 +30,34 @@ share = st.floats(0.0005, 0.6)
 
 def test_capital_starts_at_one_and_is_laid_out_as_said() -> None:
     assert Wealth().total == pytest.approx(0)
-    assert Wealth().cash == pytest.approx(math.log(CASH))
-    assert [math.exp(bet) for bet in Wealth().bets] == pytest.approx([(1 - CASH) * each for each in PRIOR])
+    assert Wealth().cash == CASH
+    assert sum(Wealth().bets) == pytest.approx(1 - CASH)
+    assert list(Wealth().bets) == pytest.approx([(1 - CASH) * each for each in PRIOR])
+
+
+@few
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=6, max_size=6), max_size=6))
+def test_capital_is_the_sum_of_its_parts_as_kept_by_hand(looks: list[list[float]]) -> None:
+    wealth, cash, bets = Wealth(), CASH, np.array(Wealth().bets)
+    for ratios in looks:
+        wealth.take(ratios, math.inf)
+        bets = bets * np.exp(ratios) + 0.01 * cash * np.array(PRIOR)
+        cash *= 0.99
+    assert wealth.total == pytest.approx(math.log(cash + bets.sum()), abs=1e-9)
+    assert wealth.cash * math.exp(wealth.total) == pytest.approx(cash)
+
+
+def test_capital_neither_overflows_nor_is_lost_for_good() -> None:
+    wealth = Wealth()
+    for _ in range(2000):
+        wealth.take((1000.0,) * len(PRIOR), MOST)
+    assert wealth.total == pytest.approx(2000 * MOST)
+    wealth = Wealth()
+    for _ in range(2000):
+        wealth.take((-1000.0,) * len(PRIOR), MOST)
+    assert math.isfinite(wealth.total)
+    wealth.take((3.0,) * len(PRIOR), MOST)
+    assert wealth.total < wealth.peak
 
 
 @few

@@ -120,7 +120,7 @@ class Comparison:
             self.before = (int(same["stable"][0]), int(same["stable"][1]))
             self.proof = Proof(self.margin, self.limit, self.before)
         else:
-            self.wealth = Wealth.of(float(gate["log_evidence"]), float(gate["log_peak"]))
+            self.wealth = Wealth(float(gate["log_evidence"]), float(gate["log_peak"]))
 
 
 def arm_report(count: Count, phi: float = 1.0, alpha: float = 0.05) -> dict[str, Any]:

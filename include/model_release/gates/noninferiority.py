@@ -105,7 +105,10 @@ def _nearest(n: float, stable_n: float, own: float, other: float, excess: float)
     The divergence is convex along the null's edge; its slope's zero is found by Newton's steps, kept in a bracket.
     """
     low, high = max(0.0, own - excess), min(other, 1 - excess)
-    share = (low + high) / 2
+    # Each arm gives way by its variance: the minimum, were the divergence quadratic.
+    given, stable_given = (own + excess) * (1 - own - excess) / n, other * (1 - other) / stable_n
+    share = other - (other + excess - own) * stable_given / (given + stable_given) if given > 0 else other
+    share = share if low < share < high else (low + high) / 2
     for _ in range(_STEPS):
         shifted = share + excess
         spread, stable_spread = shifted * (1 - shifted), share * (1 - share)
@@ -121,7 +124,7 @@ def _nearest(n: float, stable_n: float, own: float, other: float, excess: float)
         stepped = share - slope / bend
         if not low < stepped < high:
             stepped = (low + high) / 2
-        if abs(stepped - share) <= 1e-10 * share:
+        if abs(stepped - share) <= 1e-9 * share:
             break
         share = stepped
     return share

@@ -62,12 +62,6 @@ def one_arm(state: State, arm: tuple[int, int], limit: float, phi: float = 1.0) 
     return tuple(log_ratio + min(ratio, ratio / phi) for log_ratio, ratio in zip(state, ratios, strict=True))
 
 
-def log_sum(logs: Sequence[float]) -> float:
-    """Return the log of the sum of numbers given by their logs."""
-    highest = max(logs)
-    return highest + math.log(sum(math.exp(log - highest) for log in logs))
-
-
 def log_mean(logs: Sequence[float], weights: Sequence[float] | None = None) -> float:
     """Return the log of the (weighted) mean of numbers given by their logs."""
     weights = weights or [1.0] * len(logs)

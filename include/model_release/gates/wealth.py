@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model_release.gates.sequential import EFFECTS, START, State, log_sum
+from model_release.gates.sequential import EFFECTS
 
 PRIOR = (0.08, 0.10, 0.20, 0.22, 0.23, 0.17)
 """The share of the bets that each effect starts with."""
@@ -25,21 +25,18 @@ CASH = 0.03
 
 _INVESTED_A_LOOK = 0.01
 _INVESTED_A_STAGE = 0.5
-_LOG_PRIOR = tuple(math.log(share / sum(PRIOR)) for share in PRIOR)
+_MOST_LOG = 700.0
+_LAID_OUT = tuple((1 - CASH) * share for share in PRIOR)
 
 
 @dataclass
 class Wealth:
-    """Logs of the cash, of the bets by effect, and of the most that both ever were together."""
+    """The log of the capital and of the most that it ever was; the shares of it in cash and in the bets by effect."""
 
-    cash: float = math.log(CASH)
-    bets: State = tuple(math.log1p(-CASH) + log_share for log_share in _LOG_PRIOR)
+    total: float = 0.0
     peak: float = 0.0
-
-    @property
-    def total(self) -> float:
-        """The log of the e-value."""
-        return log_sum((self.cash, *self.bets))
+    cash: float = CASH
+    bets: tuple[float, ...] = _LAID_OUT
 
     def take(self, ratios: Sequence[float], most: float) -> None:
         """
@@ -48,12 +45,15 @@ class Wealth:
         `most` is the log of the factor that one look may be worth; what it is worth beyond that is given away, which
         an e-process may. Such a look, which may be one crash, does not tell effects apart: its gain is bet anew.
         """
-        before = self.total
-        self.bets = tuple(bet + ratio for bet, ratio in zip(self.bets, ratios, strict=True))
-        if self.total > before + most:
-            capped = Wealth.of(before + most, self.peak)
-            self.cash, self.bets = capped.cash, capped.bets
-        self.peak = max(self.peak, self.total)
+        if any(ratios):
+            grown = [bet * math.exp(min(ratio, _MOST_LOG)) for bet, ratio in zip(self.bets, ratios, strict=True)]
+            factor = self.cash + math.fsum(grown)
+            if math.log(factor) > most:
+                self.total, self.cash, self.bets = self.total + most, CASH, _LAID_OUT
+            else:
+                self.total += math.log(factor)
+                self.cash, self.bets = self.cash / factor, tuple(bet / factor for bet in grown)
+            self.peak = max(self.peak, self.total)
         self._invest(_INVESTED_A_LOOK)
 
     def begin_stage(self) -> None:
@@ -61,24 +61,20 @@ class Wealth:
         self._invest(_INVESTED_A_STAGE)
 
     def _invest(self, share: float) -> None:
-        moved = self.cash + math.log(share)
-        self.cash += math.log1p(-share)
-        self.bets = tuple(log_sum((bet, moved + prior)) for bet, prior in zip(self.bets, _LOG_PRIOR, strict=True))
+        moved = self.cash * share
+        self.cash -= moved
+        self.bets = tuple(bet + moved * prior for bet, prior in zip(self.bets, PRIOR, strict=True))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"cash": self.cash, "bets": list(self.bets), "peak": self.peak}
+        return {"total": self.total, "peak": self.peak, "cash": self.cash, "bets": list(self.bets)}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Wealth:
         """Read what `to_dict` wrote."""
-        return cls(float(values["cash"]), tuple(map(float, values["bets"])), float(values["peak"]))
-
-    @classmethod
-    def of(cls, total: float, peak: float) -> Wealth:
-        """Return a capital (log) laid out as at the start: what other bets won or lost, bet anew."""
-        fresh = cls()
-        return cls(fresh.cash + total, tuple(bet + total for bet in fresh.bets), peak)
+        total, peak, cash = (float(values[key]) for key in ("total", "peak", "cash"))
+        return cls(total, peak, cash, tuple(map(float, values["bets"])))
 
 
-assert len(PRIOR) == len(EFFECTS) == len(START)  # noqa: S101 - one share for each effect
+assert len(PRIOR) == len(EFFECTS)  # noqa: S101 - one share for each effect
+assert math.isclose(sum(PRIOR), 1)  # noqa: S101
