@@ -13,6 +13,7 @@ that lasts longer than a look counts once in each look.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +25,8 @@ _PRIOR_PHI = 3.0
 _PRIOR_EVENTS = 1.0
 _GROWTH = 0.9
 _DOUBT = 20.0
+_BY_CHANCE = 1.5
+_KNOWN = 40
 
 
 @dataclass
@@ -62,8 +65,11 @@ class Dispersion:
 
     @property
     def phi(self) -> float:
-        """The estimate, at least 1."""
-        return max(1.0, self.squares / self.weighed) if self.weighed else 1.0
+        """The estimate; 1 where it is less, or no more than chance makes of independent events."""
+        if not self.weighed:
+            return 1.0
+        seen = self.squares / self.weighed
+        return seen if seen > 1 + _BY_CHANCE * math.sqrt(2 / self.splits) else 1.0
 
     def for_look(self, bad: int) -> float:
         """
@@ -76,6 +82,8 @@ class Dispersion:
         assumed = (self.squares + _PRIOR_PHI * _PRIOR_EVENTS) / (self.weighed + _PRIOR_EVENTS)
         if not self.splits:
             return float(max(1, bad))
+        if self.splits >= _KNOWN and self.phi == 1:
+            return 1.0
         fewer = bad / float((1 + self.splits) ** _GROWTH)
         unsure = assumed * (1 + _DOUBT / self.splits**1.5)
         return float(max(1.0, min(assumed, bad), min(fewer, unsure)))

@@ -41,9 +41,14 @@ class Gate(ABC):
     def observe(self, look: Look) -> None:
         """Learn what stable is like from a look at it alone, before the canary has any weight."""
 
-    def _compare(self, words: str, **how: Any) -> None:
-        """Begin a comparison, with the evidence of earlier stages."""
-        comparison = Comparison(words, self.spec.margin, -math.log(self._alpha) * _ONE_LOOK, **how)
+    def _compare(self, words: str, *, of: int = 1, **how: Any) -> None:
+        """
+        Begin one comparison `of` some, with the evidence of earlier stages.
+
+        Evidence is their mean: one that speaks alone may say the more in a look, so that two looks still suffice.
+        """
+        most = -math.log(self._alpha) * _ONE_LOOK + math.log(of) / 2
+        comparison = Comparison(words, self.spec.margin, most, **how)
         if self._carried:
             comparison.carry(self._carried)
         self.comparisons.append(comparison)
@@ -191,7 +196,8 @@ class SlowGate(Gate):
             words = f"took longer than {allowed.canary_ms:g} ms"
             if allowed.canary_ms != allowed.stable_ms:
                 words += f" (stable's bound {allowed.stable_ms:g} ms)"
-            self._compare(words, odds_ratio=allowed.odds_ratio, proves=place == len(self.bounds_ms))
+            last = len(self.bounds_ms)
+            self._compare(words, of=last, odds_ratio=allowed.odds_ratio, proves=place == last)
             for look in self._unjudged:
                 replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
                 self.comparisons[-1].observe(latency.slower(look.stable, allowed.stable_ms), replicas)

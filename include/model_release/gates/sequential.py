@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-EFFECTS = (1.25, 1.6, 2.2, 4.0, 8.0, 30.0)
+EFFECTS = (1.2, 1.5, 2.2, 4.0, 8.0, 30.0)
 """The odds ratios, beyond the allowed one, that evidence is sought for."""
 
 _LOG_EFFECTS = tuple(map(math.log, EFFECTS))

@@ -17,7 +17,7 @@ from typing import Any
 
 from model_release.gates.sequential import EFFECTS
 
-PRIOR = (0.08, 0.10, 0.20, 0.22, 0.23, 0.17)
+PRIOR = (0.12, 0.12, 0.19, 0.21, 0.21, 0.15)
 """The share of the bets that each effect starts with."""
 
 CASH = 0.03
