@@ -12,7 +12,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 NAME ?=
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,7 +44,7 @@ demo-rollback: up ## a candidate that fails only on real traffic: the canary sto
 	@$(BIN)/python -m sandbox.demo --broken
 
 test: install ## every tier of tests, the fastest first
-	@for tier in unit architecture dags sandbox; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
+	@for tier in unit models architecture dags sandbox; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
 
 test-fast: install ## unit and architecture tests alone
 	@$(BIN)/python -m pytest -q tests/unit tests/architecture
@@ -63,6 +63,12 @@ lock: install ## write the locks anew from requirements*.txt
 
 clean: down ## remove the state of the sandbox
 	@rm -rf .sandbox
+
+show-exports: install ## real architectures exported and proved, and what is refused: docs/exports.md (minutes)
+	@$(BIN)/python -m sandbox.exports
+
+show-gates: install ## the gates against simulated traffic, beside other rules: docs/gates.md (minutes)
+	@$(BIN)/python -m sandbox.show_gates
 
 show-overhead: up ## the DAG's wall time against the same release from the command line
 	@$(BIN)/python -m sandbox.show_overhead

@@ -80,12 +80,16 @@ def validate(
     Raises what keeps a proof from being made at all: CheckpointUnreadable, TensorsDoNotMatch, FactoryFailed,
     OnnxUnusable, ModelRefusesInputs, ProviderMissing, ProcessDied.
     """
+    from model_release.report.parity_page import write_parity_page
+
     against = against or ProofInputs()
     if spec.source.is_code:
         report = _validate_in_child(spec, fetched, onnx_path, folder, version, against, progress)
     else:
         report = _validate(spec, fetched, onnx_path, folder, version, against, progress)
+    progress("writing the report")
     (folder / PARITY).write_text(report.model_dump_json(indent=1))
+    write_parity_page(report, folder / PAGE)
     return report
 
 

@@ -1,0 +1,1 @@
+"""Reports for people: one page a proof, readable without a network."""
