@@ -20,7 +20,7 @@ from model_release.errors import StoreUnavailable
 
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
 _CONDITION = {"412", "PreconditionFailed", "409", "ConditionalRequestConflict"}
-#: Beyond this an upload goes in parts; its CRC64NVME is still of the whole object.
+#: Beyond this an upload or copy goes in parts; its CRC64NVME is still of the whole object.
 _TRANSFER = TransferConfig(multipart_threshold=64 * 2**20, multipart_chunksize=32 * 2**20)
 
 
@@ -168,10 +168,14 @@ class ObjectStore:
             )
 
     def copy(self, source: str, target: str) -> None:
-        """Copy an object inside the store, on the server. Raises KeyAbsent."""
+        """Copy an object of any size inside the store, on the server, in parts if it is large. Raises KeyAbsent."""
         with mapped_errors(self._where(source)):
             self._client.copy(
-                self._address(source), self._bucket, self._prefix + target, ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"}
+                self._address(source),
+                self._bucket,
+                self._prefix + target,
+                ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
+                Config=_TRANSFER,
             )
 
     def delete(self, key: str) -> None:
