@@ -98,7 +98,7 @@ def test_the_same_report_gives_the_same_bytes(passed: str, tmp_path: Path) -> No
 def test_every_failure_is_told_the_first_as_the_verdict(tmp_path: Path) -> None:
     failures = [{"error": "ParityFailed", "message": "first"}, {"error": "BatchDependent", "message": "second"}]
     text = page(report(passed=False, failures=failures), tmp_path)
-    assert "<strong>Not equal.</strong> first" in text
+    assert "<strong>Not equal.</strong> First" in text
     assert "<li>second" in text
 
 

@@ -27,6 +27,7 @@ def translate(spec: ModelSpec, module: nn.Module, path: Path) -> None:
     try:
         with silence(), torch.no_grad():
             program = torch.export.export(served, example(spec), dynamic_shapes={"inputs": _dynamic_shapes(spec)})
+            _refuse_state(spec, program)
             exported = torch.onnx.export(
                 program,
                 dynamo=True,
@@ -37,11 +38,19 @@ def translate(spec: ModelSpec, module: nn.Module, path: Path) -> None:
     except ExportFailed:
         raise
     except Exception as error:
-        raise failure(spec, error, program) from error
+        raise failure(spec, error, program, module) from error
     training = [name for name, part in module.named_modules() if part.training]
     if training:
         why = f"forward switches {training[0] or 'the model'} to training mode"
         raise ExportFailed(spec.name, why, "Leave train() and eval() to the caller.")
+
+
+def _refuse_state(spec: ModelSpec, program: Any) -> None:
+    """Refuse a model that remembers: Triton runs each request by itself, on any of its instances."""
+    changed = list(program.graph_signature.buffers_to_mutate.values())
+    if changed:
+        why = f"forward changes the buffer {changed[0].removeprefix('module.')}, and a served model has no state"
+        raise ExportFailed(spec.name, why, "Compute what is needed anew in each call, or return it as an output.")
 
 
 def example(spec: ModelSpec) -> tuple[Any, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model_release.errors import ExportFailed
+from model_release.export.graph import BATCH_AXIS
 from model_release.export.silence import silence
 from model_release.spec import ModelSpec
 
@@ -52,7 +53,7 @@ _KNOWN = (
 )
 
 
-def failure(spec: ModelSpec, error: Exception, program: Any) -> ExportFailed:
+def failure(spec: ModelSpec, error: Exception, program: Any, module: Any = None) -> ExportFailed:
     """Turn an exception of the exporter into a sentence about the user's model."""
     chain = list(_chain(error))
     text = "\n".join(str(link) for link in chain)
@@ -67,6 +68,10 @@ def failure(spec: ModelSpec, error: Exception, program: Any) -> ExportFailed:
         fixed = _FIXED_TO.search(text)
         what = f" ({', '.join(line.strip() for line in fixed.group(1).splitlines())})" if fixed else ""
         why = f"forward does not take every size of the spec's dynamic axes{what}{where}"
+        recurrent = _recurrent(module)
+        if recurrent and (fixed is None or BATCH_AXIS not in fixed.group(1)):
+            hint = f"The recurrent layer {recurrent} is unrolled over its sequence: give that axis one size, and pad."
+            return ExportFailed(spec.name, why, hint)
         hint = "Take sizes from the inputs (x.shape[0], reshape(x.shape[0], -1)), or write what it takes into the spec."
         return ExportFailed(spec.name, why, hint)
     for pattern, meaning, hint in _KNOWN:
@@ -74,6 +79,14 @@ def failure(spec: ModelSpec, error: Exception, program: Any) -> ExportFailed:
             return ExportFailed(spec.name, f"{meaning}{where}", hint)
     first = next((line.strip() for line in str(chain[-1]).splitlines() if line.strip()), "no reason given")
     return ExportFailed(spec.name, f"{type(chain[-1]).__name__}: {first[:300]}{where}")
+
+
+def _recurrent(module: Any) -> str:
+    """Return the first LSTM, GRU or RNN of a module, as 'name (LSTM)', or nothing."""
+    from torch import nn
+
+    found = module.named_modules() if module is not None else ()
+    return next((f"{name} ({type(part).__name__})" for name, part in found if isinstance(part, nn.RNNBase)), "")
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -24,7 +24,8 @@ def error_histogram(found: OutputParity) -> str | None:
         for low, high, count in zip(bins.edges[:-1], bins.edges[1:], bins.counts, strict=True)
         if count
     ]
-    axis = alt.Scale(type="log", domain=[bins.edges[0], max(bins.edges[-1], found.atol * 2)], nice=False)
+    ends = [bins.edges[0], bins.edges[-1], *([found.atol / 2, found.atol * 2] if found.atol > 0 else [])]
+    axis = alt.Scale(type="log", domain=[min(ends), max(ends)], nice=False)
     bars = (
         alt.Chart(alt.Data(values=values))
         .mark_bar(color=_BAR, binSpacing=0)
@@ -32,6 +33,7 @@ def error_histogram(found: OutputParity) -> str | None:
             x=alt.X("from:Q", scale=axis, title="absolute error", axis=alt.Axis(format=".0e", tickCount=6)),
             x2="to:Q",
             y=alt.Y("elements:Q", scale=alt.Scale(type="sqrt"), title="elements"),
+            y2=alt.datum(0),
         )
     )
     layers: list[Any] = [bars]
@@ -48,25 +50,22 @@ def worst_cases(found: OutputParity) -> str | None:
     import altair as alt
 
     ratios = {
-        _short(f"{place}. {worst.case}"): worst.ratio
-        for place, worst in enumerate(found.worst_cases, 1)
-        if worst.ratio is not None
+        _short(f"{place}. {worst.case}"): worst.ratio for place, worst in enumerate(found.worst_cases, 1) if worst.ratio
     }
     if not ratios:
         return None
     values = [{"case": case, "ratio": ratio} for case, ratio in ratios.items()]
-    most = max(1.0, *ratios.values()) * 1.05
-    axis = alt.Scale(domain=[0, most], nice=False)
-    bars = (
+    axis = alt.Scale(type="log", domain=[min(1.0, *ratios.values()) / 2, max(1.0, *ratios.values()) * 2], nice=False)
+    points = (
         alt.Chart(alt.Data(values=values))
-        .mark_bar(color=_BAR)
+        .mark_point(color=_BAR, filled=True, size=70)
         .encode(
-            x=alt.X("ratio:Q", scale=axis, title="error / allowed", axis=alt.Axis(tickCount=5)),
-            y=alt.Y("case:N", sort=None, title=None, axis=alt.Axis(labelLimit=420)),
+            x=alt.X("ratio:Q", scale=axis, title="error / allowed", axis=alt.Axis(format="~g", tickCount=5)),
+            y=alt.Y("case:N", sort=None, title=None, axis=alt.Axis(labelLimit=420, grid=True)),
         )
     )
     limit = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(color=_LIMIT, strokeDash=[6, 4])
-    return _svg(alt.layer(bars, limit.encode(x=alt.X("at:Q", scale=axis))), _ROW_HEIGHT * len(values))
+    return _svg(alt.layer(points, limit.encode(x=alt.X("at:Q", scale=axis))), _ROW_HEIGHT * len(values))
 
 
 def _short(text: str) -> str:
