@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from model_release.errors import ExportFailed
+from model_release.export.attention import mask_with_infinity
 from model_release.export.failures import failure
 from model_release.export.graph import BATCH_AXIS
 from model_release.export.silence import silence
@@ -34,6 +35,7 @@ def translate(spec: ModelSpec, module: nn.Module, path: Path) -> None:
                 opset_version=spec.export.opset,
                 verbose=False,
             )
+            mask_with_infinity(exported.model.graph)
             onnx_ir.save(exported.model, path, external_data=f"{path.name}.data")
     except ExportFailed:
         raise
