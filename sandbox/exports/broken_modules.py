@@ -164,6 +164,18 @@ class Overflows(_OneInput):
         return answer / (answer * answer).sum(1, keepdim=True).sqrt()
 
 
+class AnyLength(nn.Module):  # type: ignore[misc]  # torch is not followed by mypy
+    """A recurrent layer over an axis of any length, which the exporter unrolls to one length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(3, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the last state [batch, 2] of x [batch, time, 3]."""
+        return self.lstm(x)[0][:, -1]
+
+
 class LargeWeight(_OneInput):
     """A weight beyond float16."""
 

@@ -17,9 +17,9 @@ from sandbox.exports.refusals import Refusal
 _TOOLS = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime-gpu", "numpy", "safetensors")
 _HEADER = """# What exports, what is refused, and what it costs
 
-Written by `make show-exports`; not by hand. Each case is run in a process of its own on {cores} cores, after the
-libraries are imported: seconds are of the work alone, peak memory is of the whole process, {libraries} MB of which are
-the libraries.
+Written by `make show-exports`; not by hand. Each case is run in a process of its own with one thread of OpenMP, as
+many at a time as there are cores ({cores}), after the libraries are imported: seconds are of the work alone, peak
+memory is of the whole process, {libraries} MB of which are the libraries.
 """
 _ARCHITECTURES = """
 ## Architectures: {passed} of {total} exported and proved
@@ -39,7 +39,7 @@ _RATIOS = """
 ## Against a hand-written script
 
 `torch.onnx.export(dynamo=True)`, one onnxruntime session, one `numpy.allclose` on one batch, on the same models in the
-same run, in alternating order. The script looks into no file, tries one batch, and knows nothing of batch independence.
+same run, in alternating order, one process at a time. The script looks into no file, tries one batch, and knows nothing of batch independence.
 """
 
 

@@ -107,8 +107,7 @@ REAL = [
         "LSTM, speaker vectors",
         f"{_FACTORIES}:VoiceEncoder",
         {
-            "inputs": [tensor("mels", "float32", "frames", 40, bounds=(0, 2))],
-            "dynamic_axes": {"frames": {"min": 8, "max": 160}},
+            "inputs": [tensor("mels", "float32", 160, 40, bounds=(0, 2))],
             "outputs": [tensor("embedding", "float32", 256)],
         },
         weights="real",
@@ -130,8 +129,7 @@ REAL = [
         "bidirectional GRU",
         f"{_MODULES}:RowReader",
         {
-            "inputs": [tensor("rows", "float32", "rows", 8, bounds=(0, 1))],
-            "dynamic_axes": {"rows": {"min": 2, "max": 16}},
+            "inputs": [tensor("rows", "float32", 8, 8, bounds=(0, 1))],
             "outputs": [tensor("logits", "float32", 10)],
         },
         weights="trained",

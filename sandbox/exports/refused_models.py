@@ -101,6 +101,16 @@ CASES: list[Case] = [
     ("own_operator", "an operator of the user's own", ExportFailed, _spoilt("OwnOperator")),
     ("own_function", "an autograd function that calls numpy", ExportFailed, _spoilt("OwnFunction")),
     ("fixed_batch", "a reshape to a fixed batch", ExportFailed, _spoilt("FixedBatch")),
+    (
+        "recurrent_axis",
+        "an LSTM over an axis of any length",
+        ExportFailed,
+        _spoilt(
+            "AnyLength",
+            inputs=[{"name": "x", "dtype": "float32", "shape": ["time", 3], "range": [-3, 3]}],
+            dynamic_axes={"time": {"min": 2, "max": 16}},
+        ),
+    ),
     ("wrong_shape", "an output of another shape than the spec's", ExportFailed, _spoilt("plain", **_output(shape=[4]))),
     (
         "wrong_dtype",
