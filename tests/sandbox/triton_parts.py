@@ -16,8 +16,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from model_release.environment import Environment, Fleet, Replica
-from model_release.spec import ModelSpec
+from model_release.spec import ModelSpec, Tolerance
 from model_release.triton import config as configs
+from model_release.triton.fleet import load_everywhere, prove
 from model_release.triton.replica import ReplicaClient
 from sandbox import s3
 from sandbox.settings import HOST, ROOT
@@ -28,6 +29,7 @@ MODEL = "line"
 VERSION = 20260101000000
 START_DEADLINE_S = 60
 FIRST_PORT = 20000
+TOLERANCE = {"y": Tolerance(atol=1e-5, rtol=1e-5)}
 
 
 def spec(**changes: Any) -> ModelSpec:
@@ -193,6 +195,20 @@ class Tritons:
                 server.kill()
 
 
+def unclaimed() -> None:
+    """Stand for a claim that is never lost."""
+
+
+def load(tritons: Tritons, *servers: Server, version: int = VERSION) -> None:
+    load_everywhere(tritons.fleet(*servers), MODEL, version, tritons.environment, unclaimed)
+
+
+def proofs(
+    tritons: Tritons, servers: tuple[Server, ...], config: Any, *, slope: float = 2.0, version: int = VERSION
+) -> list[dict[str, Any]]:
+    return prove(tritons.fleet(*servers), MODEL, version, config, recorded(slope), TOLERANCE, tritons.environment)
+
+
 def await_true(
     condition: Callable[[], bool],
     timeout_s: float,
@@ -233,3 +249,11 @@ def tritons(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def pair(tritons: Tritons) -> tuple[Server, Server]:
     """Two replicas, each on a prefix of its own, so that they can be given different things."""
     return tritons.start("fleet-0"), tritons.start("fleet-1")
+
+
+@pytest.fixture
+def emptied(tritons: Tritons, pair: tuple[Server, Server]) -> Iterator[None]:
+    """Take a test's model off both replicas after it."""
+    yield
+    for server in pair:
+        tritons.remove(server)
