@@ -5,15 +5,23 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import types
+import typing
+from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model_release.parity import report as schema
+from model_release.report import charts, numbers
 from model_release.report.parity_page import write_parity_page
+from model_release.spec import Section
+from model_release.spec.proof import default_tolerance
 
+DOCS = Path(__file__).parents[2] / "docs" / "parity.md"
 HOSTILE = "<script>alert(1)</script>"
 _VOID = {"meta", "br"}
 
@@ -86,9 +94,46 @@ def test_the_page_is_whole_and_asks_the_network_for_nothing(passed: str) -> None
 
 def test_a_proof_that_held_says_so_with_its_numbers(passed: str) -> None:
     assert "<strong>Equal.</strong>" in passed
-    for words in ("12\u202f345", "0.0001 + 0.001", "1.5001", "6.25 %", "worst.npz", "opset 20", "64 of the user"):
+    for words in ("12\u202f345", "0.0001 + 0.001", "1.5001", "6.25\u202f%", "worst.npz", "opset 20", "64 of the user"):
         assert words in passed
     assert passed.count("<svg") == 2
+    assert "Embedding space" not in passed
+    assert "Accuracy" not in passed
+
+
+def test_pictures_say_in_words_what_they_show_and_tables_what_they_hold(passed: str) -> None:
+    assert len(re.findall(r'<div role="img" aria-label="[^"]{20,}"><svg', passed)) == passed.count("<svg")
+    tables = re.findall(r"<table.*?</table>", passed, re.DOTALL)
+    assert all("<caption>" in table for table in tables[1:])
+    assert all('scope="' in cell for cell in re.findall(r"<th\b[^>]*>", passed))
+
+
+def test_fonts_are_on_every_machine(passed: str) -> None:
+    fonts = set(re.findall(r'font-family="([^"]*)"', passed))
+    assert fonts == {"sans-serif"}
+
+
+def test_each_output_has_its_section_and_its_pictures_and_the_overview_leads_there(tmp_path: Path) -> None:
+    sizes = [{"batch_size": size, "elements": 10, "differing": 0, "max_abs": 1e-5} for size in (1, 8)]
+    text = page(report(outputs=[output("boxes", by_batch_size=sizes), output("scores", differing=3)]), tmp_path)
+    boxes, scores = re.findall(r'<section id="output-\d+">.*?</section>', text, re.DOTALL)
+    assert (boxes.count("<svg"), scores.count("<svg")) == (3, 2)
+    assert "Output boxes" in boxes
+    assert "Output scores" in scores
+    assert re.findall(r'<a href="(#[^"]*)">(\w+)</a></td><td>cpu</td><td>(.*?)</td>', text) == [
+        ("#output-1", "boxes", "equal"), ("#output-2", "scores", '<span class="bad">differs</span>')
+    ]  # fmt: skip
+    assert len(text) < 100_000
+
+
+def test_the_lines_that_open_the_worst_sample_run(tmp_path: Path) -> None:
+    name = 'lo"g\\its</pre>'
+    text = page(report(outputs=[output(name)]), tmp_path)
+    saved: dict[str, Any] = {f"{name}.reference": np.ones(1, bool), f"{name}.answer": np.zeros(1, bool)}
+    np.savez(tmp_path / "worst.npz", **saved)
+    lines = unescape(re.findall(r"<pre>(.*?)</pre>", text, re.DOTALL)[0])
+    ran = subprocess.run([sys.executable, "-c", lines], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.stdout.split() == ["[", "True]", "[False]"], ran.stderr
 
 
 def test_the_same_report_gives_the_same_bytes(passed: str, tmp_path: Path) -> None:
@@ -99,13 +144,25 @@ def test_every_failure_is_told_the_first_as_the_verdict(tmp_path: Path) -> None:
     failures = [{"error": "ParityFailed", "message": "first"}, {"error": "BatchDependent", "message": "second"}]
     text = page(report(passed=False, failures=failures), tmp_path)
     assert "<strong>Not equal.</strong> First" in text
-    assert "<li>second" in text
+    assert "<li>Second" in text
+
+
+def test_a_file_that_answers_as_pytorch_is_not_called_unequal(tmp_path: Path) -> None:
+    failures = [{"error": "EmbeddingMoved", "message": "the vectors moved"}]
+    text = page(report(passed=False, failures=failures, outputs=[]), tmp_path)
+    assert "<strong>Refused.</strong> The vectors moved" in text
 
 
 def test_texts_of_users_are_never_markup(tmp_path: Path) -> None:
     worst = {**output()["worst"], "case": HOSTILE}
+    compared = {
+        "against": HOSTILE, "other_accuracy": 0.98, "only_this_right": 2, "only_other_right": 5, "difference": -0.01,
+        "lower_bound": -0.035, "margin": 0.03, "alpha": 0.05, "non_inferior": False, "needed_samples": None,
+    }  # fmt: skip
     hostile = report(
         model=HOSTILE,
+        accuracy={"golden_set": HOSTILE, "samples": 3, "accuracy": 1.0, "minimum": 0, "comparisons": [compared]},
+        worst_samples=HOSTILE,
         passed=False,
         failures=[{"error": HOSTILE, "message": HOSTILE}, {"error": "x", "message": HOSTILE}],
         outputs=[output(HOSTILE, worst=worst, worst_cases=[worst])],
@@ -114,7 +171,7 @@ def test_texts_of_users_are_never_markup(tmp_path: Path) -> None:
     )
     text = page(hostile, tmp_path)
     assert "<script" not in text
-    assert text.count("&lt;script&gt;") >= 6
+    assert text.count("&lt;script&gt;") >= 9
 
 
 def test_numbers_that_are_none_or_not_there_leave_no_hole(tmp_path: Path) -> None:
@@ -125,6 +182,7 @@ def test_numbers_that_are_none_or_not_there_leave_no_hole(tmp_path: Path) -> Non
     )  # fmt: skip
     text = page(report(version=None, outputs=[bare, output("second", worst=None, worst_cases=[])]), tmp_path)
     assert "None" not in text
+    assert ">nan<" in text
     assert "1 of the ONNX file where PyTorch has a number" in text
 
 
@@ -153,8 +211,27 @@ def test_accuracy_and_embedding_show_what_was_got_and_asked(tmp_path: Path) -> N
         "neighbour_agreement": 0.3, "min_neighbour_agreement": 0.8, "same_space": False, "required": True,
     }  # fmt: skip
     text = page(report(accuracy=accuracy, embedding=embedding), tmp_path)
-    for words in ("97.00 %", "-3.50", "not proved", "900 samples could", "do not lie in the space", "0.98"):
+    assert text.count("<svg") == 3
+    for words in (
+        "97.00\u202f%",
+        "-3.50",
+        "not proved",
+        "900 samples could",
+        "do not lie in the space",
+        "at least 0.98",
+    ):
         assert words in text
+
+
+def test_a_small_set_where_no_right_answer_is_lost_claims_no_confidence(tmp_path: Path) -> None:
+    same = {
+        "against": "pytorch", "other_accuracy": 1.0, "only_this_right": 0, "only_other_right": 0, "difference": 0.0,
+        "lower_bound": -0.2, "margin": 0.02, "alpha": 0.05, "non_inferior": True, "needed_samples": None,
+    }  # fmt: skip
+    accuracy = {"golden_set": "g", "samples": 10, "accuracy": 1.0, "minimum": 0.0, "comparisons": [same]}
+    text = page(report(outputs=[], accuracy=accuracy), tmp_path)
+    assert "yes, no right answer is lost" in text
+    assert "yes, at" not in text
 
 
 def test_a_dependence_without_batching_is_told_as_harmless(tmp_path: Path) -> None:
@@ -173,11 +250,63 @@ def test_importing_the_reports_imports_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_every_field_of_the_report_is_explained_and_no_other() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "parity.md").read_text()
-    told = set(re.findall(r"^\| `([a-z_0-9]+)` \|", text, re.MULTILINE))
-    sections = [
-        value for value in vars(schema).values() if isinstance(value, type) and issubclass(value, schema.Section)
-    ]
-    fields = {name for section in sections for name in section.model_fields}
-    assert told == fields
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [(None, "\u2013"), (float("nan"), "not finite"), (float("-inf"), "not finite"), (0.0, "0"), (1e-06, "1e-6"),
+     (0.00012345, "0.000123"), (1234.5, "1\u202f230"), (999.6, "1\u202f000"), (2.5e7, "2.5e7"), (-1234, "-1\u202f230")],
+)  # fmt: skip
+def test_figures_have_three_digits_and_are_never_nan(value: float | None, says: str) -> None:
+    assert numbers.figure(value) == says
+
+
+@pytest.mark.parametrize(
+    ("ratio", "says"), [(None, "\u2013"), (0.0625, "6.25\u202f%"), (48.0, "48 times"), (float("inf"), "not finite")]
+)
+def test_what_is_far_beyond_the_allowed_is_told_in_times(ratio: float | None, says: str) -> None:
+    assert numbers.of_allowed(ratio) == says
+
+
+@pytest.mark.parametrize(
+    ("low", "high"), [(1e-9, 1e-4), (2e-5, 4e-5), (3e-5, 4e-5), (1e-30, 1e30), (0.5, 96.0), (1.0, 1.0)]
+)
+def test_an_axis_has_a_few_ticks_within_its_ends(low: float, high: float) -> None:
+    found = charts.ticks(low, high)
+    assert 0 < len(found) <= 7
+    assert all(low <= tick <= high for tick in found)
+
+
+def kind(hint: Any) -> str:
+    """Return a field's type in the words of the documentation."""
+    inner = typing.get_args(hint)
+    match typing.get_origin(hint):
+        case types.UnionType:
+            return " or ".join("null" if part is type(None) else kind(part) for part in inner)
+        case typing.Literal:
+            return kind(type(inner[0]))
+        case origin if origin is list:
+            return f"list of {kind(inner[0])}"
+        case origin if origin is dict:
+            return f"object of {kind(inner[1])}"
+    return {str: "text", int: "integer", float: "number", bool: "boolean"}.get(hint) or hint.__name__
+
+
+def test_every_field_of_the_report_is_explained_with_its_type_and_no_other() -> None:
+    parts = re.findall(r"^### ([A-Z]\w+)$(.*?)(?=^##)", DOCS.read_text(), re.MULTILINE | re.DOTALL)
+    told = {name: dict(re.findall(r"^\| `(\w+)` \| ([^|]+) \| .", text, re.MULTILINE)) for name, text in parts}
+    models = {
+        name: value for name, value in vars(schema).items()
+        if isinstance(value, type) and issubclass(value, Section) and value is not Section
+    }  # fmt: skip
+    assert told == {
+        name: {field: kind(info.annotation) for field, info in model.model_fields.items()}
+        for name, model in models.items()
+    }
+
+
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
+def test_the_documented_tolerances_are_those_that_are_used(dtype: Any) -> None:
+    row = re.search(rf"^\| {dtype} \|(.*)$", DOCS.read_text(), re.MULTILINE)
+    assert row
+    numbers_told = [float(number) for number in re.findall(r"\d+e-\d+", row[1])]
+    used = [default_tolerance(dtype, "fp32"), default_tolerance(dtype, "fp16")]
+    assert numbers_told == [number for tolerance in used for number in (tolerance.atol, tolerance.rtol)]

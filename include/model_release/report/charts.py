@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
-from model_release.parity.report import OutputParity
+from model_release.parity.report import AccuracyReport, OutputParity
 
-#: Readable on a light and on a dark page.
-_INK, _BAR, _LIMIT = "#7d7d7d", "#4c78a8", "#d1495b"
-_WIDTH, _HEIGHT, _ROW_HEIGHT = 520, 160, 24
-_MOST_LETTERS = 60
+#: The page's own ink, light or dark; the other two are readable on both.
+_INK, _BAR, _LIMIT = "currentColor", "#4c8ac4", "#d1495b"
+_DASHES = [6, 4]
+_WIDTH, _NARROW, _HEIGHT, _ROW_HEIGHT = 440, 200, 160, 26
+_MOST_TICKS, _MOST_LETTERS = 7, 36
+_PLAIN_FROM, _PLAIN_TO = 1e-4, 1e4
+_POWER = "replace(format(datum.value, '.0e'), '+', '')"
 
 
 def error_histogram(found: OutputParity) -> str | None:
@@ -25,63 +29,167 @@ def error_histogram(found: OutputParity) -> str | None:
         if count
     ]
     ends = [bins.edges[0], bins.edges[-1], *([found.atol / 2, found.atol * 2] if found.atol > 0 else [])]
-    axis = alt.Scale(type="log", domain=[min(ends), max(ends)], nice=False)
+    x = _logarithmic(alt.X, "from:Q", "absolute error", min(ends), max(ends))
+    count = alt.Axis(tickCount=4, labelExpr="datum.value ? format(datum.value, '~s') : '0'")
     bars = (
         alt.Chart(alt.Data(values=values))
         .mark_bar(color=_BAR, binSpacing=0)
         .encode(
-            x=alt.X("from:Q", scale=axis, title="absolute error", axis=alt.Axis(format=".0e", tickCount=6)),
+            x=x,
             x2="to:Q",
-            y=alt.Y("elements:Q", scale=alt.Scale(type="sqrt"), title="elements"),
+            y=alt.Y("elements:Q", scale=alt.Scale(type="sqrt"), title="elements (root scale)", axis=count),
             y2=alt.datum(0),
         )
     )
-    layers: list[Any] = [bars]
-    if found.atol > 0:
-        limit = alt.Chart(alt.Data(values=[{"at": found.atol, "says": f"atol {found.atol:g}"}]))
-        layers.append(limit.mark_rule(color=_LIMIT, strokeDash=[6, 4]).encode(x=alt.X("at:Q", scale=axis)))
-        said = limit.mark_text(color=_LIMIT, align="right", dx=-4, baseline="top", y=2)
-        layers.append(said.encode(x=alt.X("at:Q", scale=axis), text="says:N"))
-    return _svg(alt.layer(*layers), _HEIGHT)
+    layers = [bars, *_limit_across(found.atol, x)] if found.atol > 0 else [bars]
+    return _svg(alt.layer(*layers), _WIDTH, _HEIGHT)
+
+
+def by_batch_size(found: OutputParity) -> str | None:
+    """Draw the largest error at each batch size, with a line at atol; None where all are 0, or there is one size."""
+    import altair as alt
+
+    values: list[dict[str, Any]] = [
+        {"size": str(at.batch_size), "error": at.max_abs} for at in found.by_batch_size if _drawable(at.max_abs)
+    ]
+    if not values or len(found.by_batch_size) == 1:
+        return None
+    ends = [row["error"] for row in values] + ([found.atol] if found.atol > 0 else [])
+    y = _logarithmic(alt.Y, "error:Q", "largest error", min(ends) / 2, max(ends) * 2)
+    sizes = [str(at.batch_size) for at in found.by_batch_size]
+    points = (
+        alt.Chart(alt.Data(values=values))
+        .mark_point(color=_BAR, filled=True, size=80, opacity=1)
+        .encode(x=alt.X("size:O", scale=alt.Scale(domain=sizes), title="batch size", axis=alt.Axis(labelAngle=0)), y=y)
+    )
+    if found.atol <= 0:
+        return _svg(points, _NARROW, _HEIGHT)
+    limit, place = alt.Chart(alt.Data(values=[{"at": found.atol}])), y.copy(deep=False)
+    place.shorthand = "at:Q"
+    rule = limit.mark_rule(color=_LIMIT, strokeDash=_DASHES, opacity=1).encode(y=place)
+    said = limit.mark_text(color=_INK, align="left", dx=3, dy=-7, text=f"atol {found.atol:g}")
+    return _svg(alt.layer(points, rule, said.encode(x=alt.value(0), y=place)), _NARROW, _HEIGHT)
 
 
 def worst_cases(found: OutputParity) -> str | None:
-    """Draw the largest error of each of the worst cases, as a share of what is allowed; None without such shares."""
+    """
+    Draw the largest error of each of the worst cases, as a multiple of what is allowed; None without such figures.
+
+    Rows are numbered as `found.worst_cases` is, from 1; a case without a figure (NaN, or nothing allowed) has no row.
+    """
     import altair as alt
 
-    ratios = {
-        _short(f"{place}. {worst.case}"): worst.ratio for place, worst in enumerate(found.worst_cases, 1) if worst.ratio
-    }
-    if not ratios:
+    values: list[dict[str, Any]] = [
+        {"row": str(row), "ratio": worst.ratio}
+        for row, worst in enumerate(found.worst_cases, 1)
+        if worst.ratio is not None and _drawable(worst.ratio)
+    ]
+    if not values:
         return None
-    values = [{"case": case, "ratio": ratio} for case, ratio in ratios.items()]
-    axis = alt.Scale(type="log", domain=[min(1.0, *ratios.values()) / 2, max(1.0, *ratios.values()) * 2], nice=False)
+    ratios = [1.0, *(row["ratio"] for row in values)]
+    x = _logarithmic(alt.X, "ratio:Q", "error, as a multiple of what is allowed", min(ratios) / 2, max(ratios) * 2)
     points = (
         alt.Chart(alt.Data(values=values))
-        .mark_point(color=_BAR, filled=True, size=70)
-        .encode(
-            x=alt.X("ratio:Q", scale=axis, title="error / allowed", axis=alt.Axis(format="~g", tickCount=5)),
-            y=alt.Y("case:N", sort=None, title=None, axis=alt.Axis(labelLimit=420, grid=True)),
-        )
+        .mark_point(color=_BAR, filled=True, size=80, opacity=1)
+        .encode(x=x, y=alt.Y("row:N", sort=None, title="case", axis=alt.Axis(grid=True)))
     )
-    limit = alt.Chart(alt.Data(values=[{"at": 1}])).mark_rule(color=_LIMIT, strokeDash=[6, 4])
-    return _svg(alt.layer(points, limit.encode(x=alt.X("at:Q", scale=axis))), _ROW_HEIGHT * len(values))
+    return _svg(alt.layer(points, *_limit_across(1.0, x, "allowed")), _WIDTH, _ROW_HEIGHT * len(values))
+
+
+def accuracy_differences(found: AccuracyReport) -> str | None:
+    """
+    Draw each difference of accuracy in percentage points with its one-sided interval, and -margin.
+
+    The interval reaches from the lower confidence bound to the difference. None without comparisons.
+    """
+    import altair as alt
+
+    values = [
+        {
+            "against": _short(other.against),
+            "difference": 100 * other.difference,
+            "lower": 100 * other.lower_bound,
+            "limit": -100 * other.margin,
+        }
+        for other in found.comparisons
+    ]
+    if not values:
+        return None
+    points_of_accuracy = [number for row in values for number in row.values() if isinstance(number, float)]
+    ends = min(0.0, *points_of_accuracy), max(0.0, *points_of_accuracy)
+    room = 0.1 * (ends[1] - ends[0]) or 1.0
+    scale = alt.Scale(domain=[ends[0] - room, ends[1] + room], nice=False)
+    base = alt.Chart(alt.Data(values=values)).encode(y=alt.Y("against:N", sort=None, title=None, axis=_labels()))
+
+    def x(name: str) -> Any:
+        return alt.X(f"{name}:Q", scale=scale, title="difference of accuracy (points)", axis=alt.Axis(tickCount=6))
+
+    same = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=_INK, opacity=0.6).encode(x=x("zero"))
+    intervals = base.mark_rule(color=_BAR, size=3).encode(x=x("lower"), x2="difference:Q")
+    points = base.mark_point(color=_BAR, filled=True, size=80, opacity=1).encode(x=x("difference"))
+    limits = base.mark_tick(color=_LIMIT, thickness=3, opacity=1, size=_ROW_HEIGHT - 4).encode(x=x("limit"))
+    return _svg(alt.layer(same, intervals, points, limits), _WIDTH, _ROW_HEIGHT * len(values))
+
+
+def _drawable(value: float) -> bool:
+    """Return whether a logarithmic axis has a place for the value."""
+    return math.isfinite(value) and value > 0
+
+
+def _logarithmic(channel: Any, field: str, title: str, low: float, high: float) -> Any:
+    import altair as alt
+
+    said = "format(datum.value, '~g')" if low >= _PLAIN_FROM and high <= _PLAIN_TO else _POWER
+    axis = alt.Axis(values=ticks(low, high), labelExpr=said)
+    return channel(field, title=title, scale=alt.Scale(type="log", domain=[low, high], nice=False), axis=axis)
+
+
+def ticks(low: float, high: float) -> list[float]:
+    """Return powers of ten between two positive numbers, thinned out to a few; 1, 2, 5 where they span too little."""
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside = [10.0**power for power in powers if low <= 10.0**power <= high]
+    if len(inside) < 2:
+        steps = [float(f"{digit}e{power}") for power in powers for digit in (1, 2, 5)]
+        return [step for step in steps if low <= step <= high] or [low, high]
+    return inside[:: math.ceil(len(inside) / _MOST_TICKS)]
+
+
+def _limit_across(at: float, x: Any, says: str | None = None) -> list[Any]:
+    import altair as alt
+
+    limit, place = alt.Chart(alt.Data(values=[{"at": at}])), x.copy(deep=False)
+    place.shorthand = "at:Q"
+    rule = limit.mark_rule(color=_LIMIT, strokeDash=_DASHES, opacity=1).encode(x=place)
+    said = limit.mark_text(color=_INK, align="right", dx=-4, dy=-4, baseline="bottom", text=says or f"atol {at:g}")
+    return [rule, said.encode(x=place, y=alt.value(0))]
+
+
+def _labels() -> Any:
+    import altair as alt
+
+    return alt.Axis(labelLimit=260, grid=True)
 
 
 def _short(text: str) -> str:
     return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
 
 
-def _svg(chart: Any, height: int) -> str:
+def _svg(chart: Any, width: int, height: int) -> str:
     import vl_convert
 
-    styled = (
-        chart.properties(width=_WIDTH, height=height, background="transparent")
-        .configure(font="sans-serif")
-        .configure_axis(
-            labelColor=_INK, titleColor=_INK, domainColor=_INK, tickColor=_INK, gridColor=_INK, gridOpacity=0.2
-        )
-        .configure_view(stroke=None)
+    axis = {
+        "labelColor": _INK,
+        "titleColor": _INK,
+        "domainColor": _INK,
+        "tickColor": _INK,
+        "gridColor": _INK,
+        "gridOpacity": 0.15,
+        "labelFontSize": 12,
+        "titleFontSize": 12,
+        "titleFontWeight": "normal",
+    }
+    styled = chart.properties(width=width, height=height, background="transparent").configure(
+        font="sans-serif", axis=axis, view={"stroke": None}, text={"fontSize": 12}
     )
     drawn: str = vl_convert.vegalite_to_svg(styled.to_dict())
     return drawn

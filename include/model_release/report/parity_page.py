@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-from model_release.parity.report import PYTORCH, ParityReport
+from model_release.parity.report import PYTORCH, ParityReport, Worst
 from model_release.report import charts
+from model_release.report.page import write_page
 
 _TEMPLATE = "parity.html.j2"
-_DIGEST_LETTERS = 12
-_MB = 1e6
-_NONE = "\N{EN DASH}"
+#: Failures that say that the answers differ; others refuse a file that answers as PyTorch does.
+_UNEQUAL = {"ParityFailed", "NotFinite", "OutputMisdeclared", "OnnxUnusable"}
 
 
 def write_parity_page(report: ParityReport, path: Path) -> None:
@@ -20,40 +19,31 @@ def write_parity_page(report: ParityReport, path: Path) -> None:
 
     The same report gives the same bytes. All texts are escaped: names and error messages come from users' models.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("model_release.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"figure": figure, "whole": whole, "digest": lambda text: text[:_DIGEST_LETTERS]}
     outputs = [
-        {"found": found, "histogram": charts.error_histogram(found), "worst": charts.worst_cases(found)}
+        {
+            "found": found,
+            "histogram": charts.error_histogram(found),
+            "sizes": charts.by_batch_size(found),
+            "worst": charts.worst_cases(found),
+        }
         for found in report.outputs
     ]
     own = [row for row in report.batch_independence if row.provider == PYTORCH]
-    page = environment.get_template(_TEMPLATE).render(
+    write_page(
+        _TEMPLATE,
+        path,
         report=report,
         outputs=outputs,
+        unequal=bool(report.failures) and report.failures[0].error in _UNEQUAL,
+        closest=_closest(report),
         dependent=[row for row in report.batch_independence if row.differing and row.provider != PYTORCH],
         module_dependent=any(row.differing for row in own),
-        megabytes=report.onnx.size_bytes / _MB,
+        saved=[found.output for found in report.outputs if found.worst],
+        differences=charts.accuracy_differences(report.accuracy) if report.accuracy else None,
     )
-    path.write_text(page, encoding="utf-8")
 
 
-def figure(value: Any) -> str:
-    """Return a number as people read it: three significant digits, a dash for none."""
-    if value is None:
-        return _NONE
-    if value == 0:
-        return "0"
-    return f"{value:.3g}"
-
-
-def whole(value: int) -> str:
-    """Return a count with its thousands apart."""
-    return f"{value:,}".replace(",", "\u202f")
+def _closest(report: ParityReport) -> tuple[str, Worst] | None:
+    """Return the output and the element that use most of what is allowed."""
+    found = [(output.output, output.worst) for output in report.outputs if output.worst and output.worst.ratio]
+    return max(found, key=lambda pair: pair[1].ratio or 0.0) if found else None
