@@ -39,7 +39,8 @@ _RATIOS = """
 ## Against a hand-written script
 
 `torch.onnx.export(dynamo=True)`, one onnxruntime session, one `numpy.allclose` on one batch, on the same models in the
-same run, in alternating order, one process at a time. The script looks into no file, tries one batch, and knows nothing of batch independence.
+same run, in alternating order, one process at a time. The script looks into no file, tries one batch, and knows nothing
+of batch independence.
 """
 
 
