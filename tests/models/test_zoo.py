@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import sys
+import threading
+from pathlib import Path
 from tempfile import gettempdir
+from typing import Any
 
 import pytest
 
+from sandbox.exports import __main__ as command
+from sandbox.exports import measure
 from sandbox.exports.catalogue import ARCHITECTURES
 from sandbox.exports.measure import Row, ratios, run_case
 from sandbox.exports.page import page, table, without_places
@@ -94,3 +101,85 @@ def test_cells_keep_to_their_row() -> None:
 def test_sentences_do_not_name_the_folder_of_the_run() -> None:
     assert without_places(f"the file {gettempdir()}/tmpabc_1/model.pt is") == "the file model.pt is"
     assert without_places(f"file://{gettempdir()}/tmpabc_1/model.pt is") == "file://model.pt is"
+
+
+def test_a_case_without_end_is_a_row() -> None:
+    row = run_case("measure", "tabular_mixed", most_s=0.05)
+    assert (row["passed"], row["right"]) == (False, False)
+    assert row["failures"] == ["crashed: no end within 0.05 s"]
+
+
+@pytest.mark.parametrize(
+    ("body", "how"),
+    [
+        ("import os; os.kill(os.getpid(), 11)", f"signal {signal.Signals(11).name}; it wrote nothing"),
+        ("raise MemoryError('too large')", "exit code 1; MemoryError: too large"),
+        ("", "exit code 0; it wrote nothing"),
+    ],
+)
+def test_a_process_that_dies_is_a_row(body: str, how: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    interpreter = tmp_path / "python"
+    interpreter.write_text(f"#!{sys.executable}\n{body}\n")
+    interpreter.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(interpreter))
+    row = run_case("refuse", "payload")
+    assert row["right"] is False
+    assert row["sentence"] == how
+
+
+def test_rows_keep_the_order_of_their_names_however_they_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    second_ended = threading.Event()
+
+    def ran(_: str, name: str) -> Row:
+        # The first waits for the second, which needs more than one at a time.
+        assert name != "first" or second_ended.wait(10)
+        if name == "second":
+            second_ended.set()
+        return {**EQUAL, "right": True, "error": name}
+
+    monkeypatch.setattr(measure, "run_case", ran)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    assert list(measure.measure_all(["first", "second", "third"])) == ["first", "second", "third"]
+    second_ended.clear()
+    assert [row["error"] for row in measure.refuse_all(["first", "second"]).values()] == ["first", "second"]
+
+
+@pytest.fixture
+def page_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The command writes here."""
+    monkeypatch.setattr(command, "_PAGE", tmp_path / "exports.md")
+    return tmp_path / "exports.md"
+
+
+@pytest.mark.parametrize(("passed", "right", "code"), [(True, True, 0), (False, True, 1), (True, False, 1)])
+def test_the_command_fails_when_a_row_is_not_as_it_should_be(
+    *, passed: bool, right: bool, code: int, page_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ran(kind: str, name: str) -> dict[str, Any]:
+        # One row alone is wrong, so that one is enough.
+        row = {**EQUAL, "failures": ["it differs"], "error": "SomeError", "sentence": "a sentence"}
+        return {**row, "passed": passed or (kind, name) != ("measure", "vit"), "right": right or name != "dropout"}
+
+    monkeypatch.setattr(measure, "run_case", ran)
+    monkeypatch.setattr(sys, "argv", ["exports"])
+    assert command.main() == code
+    written = page_file.read_text()
+    assert all(f"| {name} |" in written for name in ARCHITECTURES)
+    assert all(f"| {refusal.what} |" in written for refusal in REFUSALS.values())
+
+
+def test_one_case_alone_leaves_the_page_as_it_is(
+    page_file: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = []
+
+    def ran(kind: str, name: str) -> Row:
+        asked.append((kind, name))
+        return EQUAL
+
+    monkeypatch.setattr(measure, "run_case", ran)
+    monkeypatch.setattr(sys, "argv", ["exports", "--only", "gpt2"])
+    assert command.main() == 0
+    assert asked == [("measure", "gpt2")]
+    assert not page_file.exists()
+    assert '"max_abs": 1.5e-06' in capsys.readouterr().out
