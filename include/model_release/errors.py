@@ -37,6 +37,7 @@ Every error of the library, as classes that take facts and build the sentence.
         │   ├── OnnxUnusable
         │   ├── OutputMisdeclared    an output is of another shape or dtype than the spec says
         │   ├── NotFinite            NaN or an infinity on one side alone
+        │   │   └── Overflow         float16 is too narrow for an inner value
         │   ├── BatchDependent
         │   └── NotDeterministic
         ├── BytesDiffer
@@ -429,6 +430,19 @@ class NotFinite(ParityFailed):
             f"the ONNX of {model} is not finite where PyTorch is, or the other way about: output {output!r}, "
             f"{elements}, the first in {where}: {got}, PyTorch answers {reference}. No tolerance covers that: look for "
             "overflow in float16, division by zero, the logarithm of zero, or a range wider than what the model takes.",
+        )
+
+
+class Overflow(NotFinite):
+    """An inner value of a float16 graph is beyond what float16 holds."""
+
+    def __init__(self, model: str, operator: str, node: str, what: str) -> None:
+        Failed.__init__(
+            self,
+            f"the float16 graph of {model} overflows: {operator} {node!r} makes infinity or NaN of finite inputs, for "
+            f"{what}; float16 ends at 65504. A CPU hides it by computing in float32, a GPU would not. Keep that "
+            f"operator in float32 (export.keep_fp32: [{node}]), narrow the range of the inputs, or use "
+            "precision: fp32.",
         )
 
 

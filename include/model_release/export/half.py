@@ -10,6 +10,8 @@ from model_release.export.silence import silence
 from model_release.spec import ModelSpec
 
 _LARGEST = 65504.0
+#: How the converter names the casts that it puts around kept operators.
+_NARROWS, _WIDENS = "_cast_to_fp16_node", "_cast_to_fp32_node"
 
 
 def halve(spec: ModelSpec, path: Path) -> None:
@@ -40,10 +42,40 @@ def halve(spec: ModelSpec, path: Path) -> None:
         )
     # What the converter says of inner values is wrong around its casts; ONNX infers them anyway.
     del halved.graph.value_info[:]
+    _drop_repeated_casts(halved.graph)
+    _join_kept(halved.graph)
     ordered = onnx_ir.from_proto(halved)
     # The converter appends its casts at the end, and a graph lists each node after those that it reads from.
     ordered.graph.sort()
     onnx_ir.save(ordered, path, external_data=f"{path.name}.data")
+
+
+def _drop_repeated_casts(graph: Any) -> None:
+    """The converter casts a value once for each kept operator that reads it, under one name; the first is enough."""
+    seen: set[str] = set()
+    for node in list(graph.node):
+        if node.op_type == "Cast" and node.output[0] in seen:
+            graph.node.remove(node)
+        seen.update(node.output)
+
+
+def _join_kept(graph: Any) -> None:
+    """Let what passes from one kept operator to the next stay float32; the converter narrows it to float16 between."""
+    narrowed = {node.output[0]: node.input[0] for node in graph.node if node.name.endswith(_NARROWS)}
+    widened = {
+        node.output[0]: narrowed[node.input[0]]
+        for node in graph.node
+        if node.name.endswith(_WIDENS) and node.input[0] in narrowed
+    }
+    for node in list(graph.node):
+        if node.output[0] in widened:
+            graph.node.remove(node)
+        for place, name in enumerate(node.input):
+            node.input[place] = widened.get(name, name)
+    read = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in list(graph.node):
+        if node.name.endswith(_NARROWS) and node.output[0] not in read:
+            graph.node.remove(node)
 
 
 def _refuse_large(spec: ModelSpec, model: Any) -> None:

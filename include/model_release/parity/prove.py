@@ -17,6 +17,7 @@ from model_release.parity.candidate import Candidate, import_onnxruntime
 from model_release.parity.files import check_samples
 from model_release.parity.onnxfile import describe
 from model_release.parity.outputs import OutputsCompared
+from model_release.parity.overflow import find_overflow
 from model_release.parity.providers import open_candidates
 from model_release.parity.reference import Reference
 from model_release.parity.report import PYTORCH, Failure, Independence, Noise, ParityReport, Source
@@ -67,7 +68,7 @@ class _Proof:
 
     def __init__(self, spec: ModelSpec, module: nn.Module, onnx_path: Path, progress: Progress) -> None:
         self._began = time.monotonic()
-        self._spec, self._module, self._progress = spec, module, progress
+        self._spec, self._module, self._path, self._progress = spec, module, onnx_path, progress
         self._reference = Reference(spec, module)
         progress("opening the ONNX file")
         self._onnx, self._random_nodes = describe(spec, onnx_path)
@@ -153,6 +154,7 @@ class _Proof:
         compared = OutputsCompared(self._spec, self._candidates)
         compared.run(self._reference, plans.plan(self._spec, samples), self._progress)
         self._errors += compared.errors
+        self._overflow(samples)
         written = worst_path is not None and compared.write_worst(worst_path)
         return {
             "outputs": compared.results(),
@@ -160,6 +162,18 @@ class _Proof:
             "real_samples": min(count_of(samples), plans.most_real(self._spec)) if samples else 0,
             "worst_samples": worst_path.name if worst_path and written else None,
         }
+
+    def _overflow(self, samples: Arrays | None) -> None:
+        """Look into a float16 graph, whose overflow a CPU's answers do not show."""
+        if self._spec.export.precision != "fp16" or self._errors:
+            return
+        self._progress("looking for what overflows in float16")
+        try:
+            error = find_overflow(self._spec, self._path, plans.plan(self._spec, samples))
+        except OnnxUnusable as unusable:
+            self._notes.append(f"what overflows in float16 was not looked for: {unusable}")
+            return
+        self._errors += [error] if error else []
 
     def _independence(self, probe: plans.Case, samples: Arrays | None) -> list[Independence]:
         self._progress("comparing samples alone with samples in a batch")
