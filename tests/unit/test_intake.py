@@ -123,6 +123,42 @@ def test_half_precision_weights_fill_a_float_module(tmp_path: Path) -> None:
     assert load(tmp_path / "a.safetensors", tmp_path).weight.dtype == torch.float32
 
 
+def test_numbers_that_the_modules_type_cannot_hold_are_refused(tmp_path: Path) -> None:
+    save_file(
+        {"weight": torch.full((2, 3), 1e30, dtype=torch.float64), "bias": torch.zeros(2)}, tmp_path / "a.safetensors"
+    )
+    assert load(tmp_path / "a.safetensors", tmp_path).weight.isfinite().all()
+    save_file(
+        {"weight": torch.full((2, 3), 1e300, dtype=torch.float64), "bias": torch.zeros(2)}, tmp_path / "b.safetensors"
+    )
+    with pytest.raises(CheckpointUnreadable, match=r"weight holds numbers that overflow in the module's float32"):
+        load(tmp_path / "b.safetensors", tmp_path)
+
+
+def test_infinities_that_were_saved_are_kept(tmp_path: Path) -> None:
+    bias = torch.tensor([-torch.inf, 0.0], dtype=torch.float64)
+    save_file({**STATE, "bias": bias}, tmp_path / "a.safetensors")
+    assert torch.equal(load(tmp_path / "a.safetensors", tmp_path).bias, bias.float())
+
+
+@pytest.mark.parametrize(("kind", "other"), [("meta", None), ("sparse_coo", torch.Tensor.to_sparse)])
+def test_tensors_without_plain_values_are_named(tmp_path: Path, kind: str, other: Any) -> None:
+    torch.save({name: other(t) if other else t.to("meta") for name, t in STATE.items()}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointUnreadable, match=f"its tensor weight is {kind}, and not a plain tensor"):
+        load(tmp_path / "a.pt", tmp_path)
+
+
+def test_whole_numbers_are_widened_and_never_narrowed(tmp_path: Path) -> None:
+    for held, dtype in (("int32", torch.int32), ("int64", torch.int64)):
+        save_file({"count": torch.ones(2, dtype=dtype)}, tmp_path / f"{held}.safetensors")
+    kwargs = {"factory": "tests.unit.intake_toys:counter"}
+    assert (
+        load(tmp_path / "int32.safetensors", tmp_path, **kwargs, factory_kwargs={"bits": 64}).count.dtype == torch.int64
+    )
+    with pytest.raises(TensorsDoNotMatch, match=r"count int64\[2\] for int32\[2\]"):
+        load(tmp_path / "int64.safetensors", tmp_path, **kwargs, factory_kwargs={"bits": 32})
+
+
 def test_tied_weights_may_be_stored_once(tmp_path: Path) -> None:
     save_file({"first.weight": torch.ones(3, 3)}, tmp_path / "a.safetensors")
     module = load(tmp_path / "a.safetensors", tmp_path, factory="tests.unit.toys:Tied")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import pickletools
 import struct
 import warnings
 import zipfile
@@ -16,12 +17,12 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from model_release.errors import CheckpointUnreadable, CheckpointUnsafe
-from model_release.intake import fetch_checkpoint, open_checkpoint
+from model_release.intake import fetch_checkpoint, open_checkpoint, pickles
 from model_release.spec import ModelSpec
-from tests.unit import toys
+from tests.unit import intake_toys, toys
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
 STATE = toys.linear().state_dict()
@@ -122,6 +123,35 @@ def test_a_pickled_module_is_refused_by_its_class(tmp_path: Path) -> None:
         take(tmp_path / "a.pt")
 
 
+def test_the_last_pickle_of_an_old_file_is_looked_into_too(tmp_path: Path) -> None:
+    file, mark = tmp_path / "a.pt", tmp_path / "executed"
+    torch.save(STATE, file, _use_new_zipfile_serialization=False)
+    body = io.BytesIO(file.read_bytes())
+    for _ in range(4):
+        list(pickletools.genops(body))
+    at = body.tell()
+    file.write_bytes(body.getvalue()[:at] + pickle.dumps(Payload(mark)) + body.getvalue()[at:])
+    with pytest.raises(CheckpointUnsafe, match=r"would run posix\.mkdir"):
+        take(file)
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize("opcode", [b"\x8d", b"\x8e"])
+def test_a_pickle_that_asks_for_more_memory_than_there_is_is_damaged(tmp_path: Path, opcode: bytes) -> None:
+    (tmp_path / "a.pt").write_bytes(b"\x80\x04" + opcode + struct.pack("<Q", 2**62) + b"x")
+    with pytest.raises(CheckpointUnreadable, match="only 1 remain"):
+        take(tmp_path / "a.pt")
+
+
+def test_no_more_of_an_old_file_is_read_than_a_pickle_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(STATE, tmp_path / "a.pt", _use_new_zipfile_serialization=False)
+    assert take(tmp_path / "a.pt") is not None
+    monkeypatch.setattr(pickles, "MOST_BYTES", 100)
+    (tmp_path / "fetched" / "checkpoint.pt").unlink()
+    with pytest.raises(CheckpointUnreadable, match="its pickles are more than 100 bytes"):
+        take(tmp_path / "a.pt")
+
+
 # --- archives ----------------------------------------------------------------------------------
 
 
@@ -184,6 +214,60 @@ def test_one_name_twice_is_refused(saved: Path, tmp_path: Path) -> None:
         take(file)
 
 
+def test_one_name_in_upper_and_lower_case_is_refused_as_torch_takes_either(saved: Path, tmp_path: Path) -> None:
+    file = rewritten(saved, unchanged, tmp_path / "a.pt", **{"DATA.PKL": pickle.dumps({}, 2)})
+    with pytest.raises(CheckpointUnsafe, match=r"holds 'plain/DATA\.PKL' twice"):
+        take(file)
+
+
+def test_a_name_that_ends_within_is_refused(saved: Path, tmp_path: Path) -> None:
+    file = rewritten(saved, unchanged, tmp_path / "a.pt", **{"data.pklX": b"x"})
+    file.write_bytes(file.read_bytes().replace(b"data.pklX", b"data.pkl\0"))
+    with pytest.raises(CheckpointUnsafe, match="has a name that ends within"):
+        take(file)
+
+
+@pytest.mark.parametrize(
+    ("what", "says"),
+    [
+        ("bytes behind the end", "does not end where its archive ends"),
+        ("a comment", "does not end where its archive ends"),
+        ("bytes between members", "is of another size than the table says"),
+        ("another name before the member", "has another header than the table says"),
+        ("another 64-bit end", "the two records at its end contradict each other"),
+        ("another count", "the table of its members lies elsewhere"),
+    ],
+)
+def test_records_that_contradict_each_other_are_refused(saved: Path, tmp_path: Path, what: str, says: str) -> None:
+    file = rewritten(saved, unchanged, tmp_path / "a.pt")
+    body = bytearray(file.read_bytes())
+    if what == "bytes behind the end":
+        body += b"\0" * 8
+    elif what == "a comment":
+        body[-2:] = struct.pack("<H", 3)
+        body += b"abc"
+    elif what == "bytes between members":
+        body = between_members(body)
+    elif what == "another name before the member":
+        place = body.index(b"plain/byteorder")
+        body[place : place + 15] = b"plain/BYTEORDER"
+    elif what == "another 64-bit end":
+        body = bytearray(saved.read_bytes())
+        struct.pack_into("<Q", body, len(body) - 22 - 20 + 8, 0)
+    else:
+        struct.pack_into("<HH", body, len(body) - 22 + 8, 2, 2)
+    file.write_bytes(bytes(body))
+    with pytest.raises((CheckpointUnsafe, CheckpointUnreadable), match=says):
+        take(file)
+
+
+def between_members(body: bytearray) -> bytearray:
+    """Put bytes before the table that no member owns, and move the table's offset along."""
+    (table_at,) = struct.unpack_from("<I", body, len(body) - 22 + 16)
+    struct.pack_into("<I", body, len(body) - 22 + 16, table_at + 5)
+    return body[:table_at] + b"extra" + body[table_at:]
+
+
 def test_a_pickle_with_an_archive_behind_it_is_refused(saved: Path, tmp_path: Path) -> None:
     mark = tmp_path / "executed"
     (tmp_path / "a.pt").write_bytes(pickle.dumps(Payload(mark)) + saved.read_bytes())
@@ -204,11 +288,41 @@ def test_a_safetensors_header_that_lies_is_one_sentence(tmp_path: Path, length: 
     save_file(STATE, tmp_path / "a.safetensors")
     body = (tmp_path / "a.safetensors").read_bytes()
     (tmp_path / "a.safetensors").write_bytes(struct.pack("<Q", length) + body[8:])
-    made = spec("state_dict", tmp_path / "a.safetensors")
-    (tmp_path / "fetched").mkdir()
-    fetched = fetch_checkpoint(made, toys.uri(tmp_path / "a.safetensors"), toys.ENVIRONMENT, tmp_path / "fetched")
     with pytest.raises(CheckpointUnreadable, match="no whole safetensors file"):
-        open_checkpoint(made, fetched)
+        take(tmp_path / "a.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "says"),
+    [
+        ([0, 24], [16, 24], "invalid offset for tensor"),
+        ([0, 24], [24, 2**40], "offset"),
+        ([0, 24], [28, 36], "offset|not fully covered"),
+    ],
+)
+def test_safetensors_offsets_that_overlap_or_lie_outside_are_refused(
+    tmp_path: Path, weight: list[int], bias: list[int], says: str
+) -> None:
+    with pytest.raises(CheckpointUnreadable, match=says):
+        take(safetensors(tmp_path / "a.safetensors", entry("weight", [2, 3], weight), entry("bias", [2], bias)))
+
+
+def test_a_safetensors_name_twice_is_refused_though_its_reader_takes_it(tmp_path: Path) -> None:
+    entries = entry("weight", [2, 3], [0, 24]), entry("bias", [2], [24, 32]), entry("bias", [2], [24, 32])
+    file = safetensors(tmp_path / "a.safetensors", *entries)
+    assert set(load_file(file)) == {"weight", "bias"}
+    with pytest.raises(CheckpointUnsafe, match="its header has 'bias' twice"):
+        take(file)
+
+
+def entry(name: str, shape: list[int], offsets: list[int]) -> str:
+    return f'"{name}":' + json.dumps({"dtype": "F32", "shape": shape, "data_offsets": offsets})
+
+
+def safetensors(path: Path, *entries: str) -> Path:
+    header = ("{" + ",".join(entries) + "}").encode()
+    path.write_bytes(struct.pack("<Q", len(header)) + header + bytes(32))
+    return path
 
 
 # --- programs ----------------------------------------------------------------------------------
@@ -281,6 +395,52 @@ def test_a_crafted_program_would_run_its_pickle_if_it_were_loaded(program: Path,
     with pytest.raises(Exception):  # noqa: B017, PT011 - whatever torch says, after it ran
         torch.export.load(crafted)
     assert mark.exists()
+
+
+def test_a_program_behind_a_second_table_of_members_is_refused_and_never_runs(program: Path, tmp_path: Path) -> None:
+    mark = tmp_path / "executed"
+    loaded = rewritten(
+        program,
+        lambda name, body: pickled(mark) if name.startswith("data/weights/weight_") else with_use_pickle(name, body),
+        tmp_path / "loaded.pt2",
+    )
+    checked = rewritten(program, unchanged, tmp_path / "checked.pt2")
+    assert take(checked, "exported_program") is not None
+    crafted = intake_toys.two_directories(checked, loaded, tmp_path / "model.pt2")
+    with zipfile.ZipFile(checked) as plain, zipfile.ZipFile(crafted) as archive:
+        same = [archive.read(name) == plain.read(name) for name in plain.namelist()]
+    assert all(same), "zipfile does not find the harmless archive in it"
+    for file in (tmp_path / "fetched").iterdir():
+        file.unlink()
+    with pytest.raises(CheckpointUnsafe, match="two readers would find two archives"):
+        take(crafted, "exported_program")
+    assert not mark.exists()
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever torch says, after it ran
+        torch.export.load(crafted)
+    assert mark.exists(), "torch does not run it, so the refusal shows nothing"
+
+
+def test_programs_within_programs_are_refused_at_the_first(program: Path, tmp_path: Path) -> None:
+    body = program.read_bytes()
+    for _ in range(300):
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w") as archive:
+            archive.writestr("m/archive_format", "pt2")
+            archive.writestr("m/data/sample_inputs/model.pt", body)
+        body = stream.getvalue()
+    (tmp_path / "model.pt2").write_bytes(body)
+    with pytest.raises(CheckpointUnsafe, match="is a program of its own"):
+        take(tmp_path / "model.pt2", "exported_program")
+
+
+def test_a_config_nested_deeper_than_any_parser_goes_is_damaged(program: Path, tmp_path: Path) -> None:
+    crafted = rewritten(
+        program,
+        lambda name, body: b'{"config":' + b"[" * 100_000 if name.endswith("weights_config.json") else body,
+        tmp_path / "model.pt2",
+    )
+    with pytest.raises(CheckpointUnreadable, match=r"model_weights_config\.json is damaged"):
+        take(crafted, "exported_program")
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from model_release import isolation, wire
 from model_release.errors import CheckpointMissing, ExportFailed, ProcessDied
 from model_release.isolation import call_isolated
 
@@ -77,12 +78,43 @@ def say_pid_and_wait(path: str, progress: Progress) -> None:
     time.sleep(120)
 
 
-def garbage(progress: Progress) -> None:
+def say(text: str, progress: Progress) -> None:
     for fd in range(3, 20):
         try:
-            os.write(fd, b"{no json\n")
+            os.write(fd, text.encode("latin-1"))
         except OSError:
             continue
+
+
+def read(path: str, progress: Progress) -> str:
+    try:
+        return Path(path).read_text(errors="replace")
+    except OSError as error:
+        return type(error).__name__
+
+
+def environment_of_parent(progress: Progress) -> str:
+    return read(f"/proc/{os.getppid()}/environ", progress)
+
+
+def signal_parent(progress: Progress) -> str:
+    try:
+        os.kill(os.getppid(), signal.SIGCONT)
+    except OSError as error:
+        return type(error).__name__
+    return "sent"
+
+
+def leave_one_behind(path: str, progress: Progress) -> None:
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(120)
+    Path(path).write_text(str(pid))
+    os._exit(3)
+
+
+def end_by(number: int, progress: Progress) -> None:
+    os.kill(os.getpid(), number)
 
 
 # --- what the parent sees ----------------------------------------------------------------------
@@ -141,7 +173,7 @@ def test_an_error_of_the_child_is_the_same_error_here(tmp_path: Path) -> None:
         ("end", {"code": 7}, "exit code 7"),
         ("kill_itself", {}, "signal SIGKILL, as when memory runs out"),
         ("absent", {}, "has no attribute 'absent'"),
-        ("garbage", {}, "try it ended without an answer"),
+        ("end_by", {"number": 40}, "signal 40"),
     ],
 )
 def test_any_other_end_is_said_with_the_last_line(
@@ -149,6 +181,77 @@ def test_any_other_end_is_said_with_the_last_line(
 ) -> None:
     with pytest.raises(ProcessDied, match=says):
         call(name, tmp_path, **arguments)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{no json\n",
+        "5\n",
+        "[]\n",
+        '"progress"\n',
+        "{}\n",
+        '{"error": "X"}\n',
+        '{"progress": [1]}\n',
+        "\xff\xfe\n",
+        "[" * 99_999 + "\n",
+    ],
+    ids=lambda text: text[:12].strip(),
+)
+def test_what_is_no_answer_is_said_so(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProcessDied, match="it sent what is no answer"):
+        call("say", tmp_path, text=text)
+
+
+def test_an_answer_without_an_end_does_not_fill_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "_MOST_LINE_BYTES", 1000)
+    with pytest.raises(ProcessDied, match="a line of more than 1000 bytes"):
+        call("say", tmp_path, text="x" * 2000)
+
+
+def test_a_process_that_the_child_leaves_behind_neither_holds_the_answer_up_nor_stays(tmp_path: Path) -> None:
+    mark, began = tmp_path / "pid", time.monotonic()
+    with pytest.raises(ProcessDied, match="exit code 3"):
+        call("leave_one_behind", tmp_path, path=str(mark))
+    assert time.monotonic() - began < 60
+    awaited(lambda: is_gone(int(mark.read_text())))
+
+
+def test_neither_credentials_on_disk_nor_the_parents_environment_are_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home, named = tmp_path / "home", tmp_path / "named"
+    (home / ".aws").mkdir(parents=True)
+    for file in (home / ".aws" / "credentials", named, home / "plain"):
+        file.write_text("secret")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(named))
+    if not can("reading credentials", tmp_path, caplog):
+        pytest.skip("this kernel has no Landlock")
+    work = tmp_path / "work"
+    work.mkdir()
+    assert call("read", work, path=str(home / "plain")) == "secret"
+    assert call("read", work, path=str(named)) == "PermissionError"
+    assert call("read", work, path=str(home / ".aws" / "credentials")) == "PermissionError"
+    assert call("environment_of_parent", work) == "PermissionError"
+
+
+def test_no_signal_reaches_the_parent(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    if not can("signals to others", tmp_path, caplog):
+        pytest.skip("this kernel's Landlock does not scope signals")
+    assert call("signal_parent", tmp_path) == "PermissionError"
+
+
+def test_what_the_platform_refuses_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    isolation._log_protections(["inherited credentials"])
+    warned = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert "not kept from the network" in warned[0]
+    assert "not kept from writing elsewhere" in warned[1]
+
+
+def test_no_module_of_the_writable_folder_is_imported(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit(9)")
+    assert call("add", tmp_path, first=2, second=3) == 5
 
 
 def test_the_child_goes_with_its_parent(tmp_path: Path) -> None:
@@ -163,7 +266,7 @@ def test_the_child_goes_with_its_parent(tmp_path: Path) -> None:
         pid = int(awaited(lambda: mark.exists() and mark.read_text()))
         parent.kill()
         parent.wait()
-        awaited(lambda: not Path(f"/proc/{pid}").exists() or "Z" in Path(f"/proc/{pid}/stat").read_text().split()[2])
+        awaited(lambda: is_gone(pid))
     finally:
         parent.kill()
 
@@ -174,6 +277,13 @@ def test_a_failing_progress_ends_the_child_too(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointMissing):
         call("add", tmp_path, stop, first=1, second=1)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
 
 
 def awaited(condition: Callable[[], Any]) -> Any:

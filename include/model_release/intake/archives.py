@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import stat
+import struct
+import tempfile
 import zipfile
+import zlib
 from pathlib import Path, PurePosixPath
 
 from model_release.errors import CheckpointUnreadable, CheckpointUnsafe
-from model_release.intake import pickles
+from model_release.intake import layout, pickles
 
 STATE_DICT, TORCHSCRIPT, EXPORTED_PROGRAM = "state_dict", "torchscript", "exported_program"
 _MOST_MEMBERS = 200_000
-#: A pickle beside tensors holds names and shapes; one that is larger is read into memory by nobody.
-_MOST_PICKLE_BYTES = 256 * 2**20
 #: TorchScript compresses its code, and nothing else does.
 _MOST_CODE_BYTES = 64 * 2**20
 _ENCRYPTED = 0x1
+#: What `zipfile` raises at bytes that are no archive.
+_DAMAGED = (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, KeyError, ValueError, struct.error, zlib.error)
 _INSTEAD = "Write it anew with torch.save (or torch.export.save, torch.jit.save), or release a .safetensors file."
 _PICKLED_TENSORS = "Save the program anew with torch.export.save of torch 2.13, from plain dense tensors."
 #: What torch.export.save writes; `custom_obj_` and `opaque_obj_` are pickles that run, and `.pt` weights are old ones.
@@ -45,8 +49,9 @@ def check(uri: str, path: Path) -> str:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
             _check_members(uri, members, path.stat().st_size)
+            layout.check(uri, path, members)
             return _check_kind(uri, archive, {_inner(member.filename) for member in members})
-    except (zipfile.BadZipFile, OSError, NotImplementedError, EOFError, KeyError) as error:
+    except _DAMAGED as error:
         raise CheckpointUnreadable(uri, f"it is damaged ({error})") from None
 
 
@@ -57,10 +62,11 @@ def _check_members(uri: str, members: list[zipfile.ZipInfo], size_bytes: int) ->
     seen: set[str] = set()
     for member in members:
         name = member.filename
-        problem = _problem(member) or (f"it holds {name!r} twice" if name in seen else "")
+        # torch's reader does not tell upper from lower case.
+        problem = _problem(member) or (f"it holds {name!r} twice" if name.casefold() in seen else "")
         if problem:
             raise CheckpointUnsafe(uri, problem, _INSTEAD)
-        seen.add(name)
+        seen.add(name.casefold())
     unpacked = sum(member.file_size for member in members if member.compress_type != zipfile.ZIP_STORED)
     if unpacked > _MOST_CODE_BYTES:
         raise CheckpointUnsafe(uri, f"its code unpacks to {unpacked} bytes, allowed are {_MOST_CODE_BYTES}", _INSTEAD)
@@ -78,6 +84,8 @@ def _problem(member: zipfile.ZipInfo) -> str:
     """Return why a member is none that torch writes, or an empty string."""
     name, mode = member.filename, member.external_attr >> 16
     path = PurePosixPath(name)
+    if name != member.orig_filename:
+        return f"its member {member.orig_filename!r} has a name that ends within"
     if path.is_absolute() or ".." in path.parts or "\\" in name or re.match(r"[A-Za-z]:", name):
         return f"its member {name!r} names a place outside of the archive"
     if mode and stat.S_IFMT(mode) not in (0, stat.S_IFREG, stat.S_IFDIR):
@@ -112,8 +120,12 @@ def _check_kind(uri: str, archive: zipfile.ZipFile, inner: set[str]) -> str:
 
 
 def _check_pickle(uri: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    if member.file_size > _MOST_PICKLE_BYTES:
-        raise CheckpointUnsafe(uri, f"its pickle {member.filename!r} is {member.file_size} bytes", _INSTEAD)
+    if member.file_size > pickles.MOST_BYTES:
+        raise CheckpointUnsafe(
+            uri,
+            f"its pickle {member.filename!r} is {member.file_size} bytes, allowed are {pickles.MOST_BYTES}",
+            _INSTEAD,
+        )
     pickles.check(uri, PurePosixPath(member.filename).name, archive.read(member))
 
 
@@ -122,8 +134,9 @@ def _check_exported_program(uri: str, archive: zipfile.ZipFile) -> None:
     Refuse pickles inside a .pt2.
 
     torch.export.load reads a tensor with weights_only off where the archive itself says `use_pickle`, and objects of
-    other kinds with pickle.loads, so either runs what it likes. Sample inputs are a file of torch.save, which is
-    allowed as long as it holds tensors alone.
+    other kinds with pickle.loads, so either runs what it likes. Sample inputs, which torch.export.save always writes,
+    are a file of torch.save; torch reads them with weights_only, and without where that fails. So they may import only
+    what builds tensors and plain containers.
     """
     for member in archive.infolist():
         name = _inner(member.filename)
@@ -141,7 +154,7 @@ def _refuse_use_pickle(uri: str, name: str, body: bytes) -> None:
     try:
         entries = json.loads(body)["config"].items()
         pickled = [tensor for tensor, entry in entries if entry.get("use_pickle") is not False]
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         raise CheckpointUnreadable(uri, f"its {name} is damaged ({error})") from None
     if pickled:
         raise CheckpointUnsafe(
@@ -150,15 +163,17 @@ def _refuse_use_pickle(uri: str, name: str, body: bytes) -> None:
 
 
 def _check_sample_inputs(uri: str, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> None:
-    """Look into the archive within the archive as into any file of torch.save."""
-    import tempfile
-
+    """Look into the archive within the archive as into any file of torch.save; one level deep."""
     if member.file_size == 0:
         return
+    name = _inner(member.filename)
     with tempfile.TemporaryDirectory() as folder:
-        inner = Path(folder) / "inner.pt"
-        inner.write_bytes(archive.read(member))
-        if not zipfile.is_zipfile(inner):
-            raise CheckpointUnsafe(uri, f"its {_inner(member.filename)!r} is a bare pickle", _PICKLED_TENSORS)
-        if check(uri, inner) != STATE_DICT:
-            raise CheckpointUnsafe(uri, f"its {_inner(member.filename)!r} is a program of its own", _PICKLED_TENSORS)
+        path = Path(folder) / "inner.pt"
+        with archive.open(member) as packed, path.open("wb") as stream:
+            shutil.copyfileobj(packed, stream)
+        if not zipfile.is_zipfile(path):
+            raise CheckpointUnsafe(uri, f"its {name!r} is a bare pickle", _PICKLED_TENSORS)
+        with zipfile.ZipFile(path) as inner:
+            kept = {_inner(each.filename) for each in inner.infolist()}
+        if "archive_format" in kept or check(uri, path) != STATE_DICT:
+            raise CheckpointUnsafe(uri, f"its {name!r} is a program of its own", _PICKLED_TENSORS)

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 from model_release.errors import CheckpointUnreadable, CheckpointUnsafe
-from model_release.intake import archives, pickles
+from model_release.intake import archives, pickles, safetensors_header
 
 _ZIP = b"PK\x03\x04"
 _STATE_DICT = "Save model.state_dict() as .safetensors, and name the factory that builds the module."
@@ -34,6 +34,7 @@ def look_into(uri: str, path: Path, form: str) -> None:
     if path.suffix == ".safetensors":
         if zipped:
             raise CheckpointUnreadable(uri, "it is named .safetensors, but is a file of torch.save")
+        safetensors_header.check(uri, path)
         return
     if not zipped:
         if form != archives.STATE_DICT:

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import io
 import pickletools
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from model_release.errors import CheckpointUnreadable, CheckpointUnsafe
 
-#: torch's own format before 1.6 holds these pickles one after another, then the raw tensors.
-_LEGACY_PICKLES = 4
+#: A pickle beside tensors holds names and shapes, about a hundred bytes a tensor.
+MOST_BYTES = 16 * 2**20
+#: torch's own format before 1.6 holds these pickles one after another, then the raw tensors: a magic number, the
+#: format's version, the machine, the tensors' names and shapes, and the names of the storages.
+_LEGACY_PICKLES = 5
 _UNKNOWN = "something that it hides"
 _INSTEAD = "Save model.state_dict() alone, best as .safetensors."
 _STRINGS = frozenset(
@@ -34,11 +38,16 @@ def check(uri: str, name: str, body: bytes) -> None:
 def check_legacy(uri: str, path: Path) -> None:
     """Check a file that torch.save wrote before it wrote archives. Raises CheckpointUnreadable, CheckpointUnsafe."""
     with path.open("rb") as stream:
-        for _ in range(_LEGACY_PICKLES):
-            try:
-                _refuse(uri, "pickle", list(_imports(stream)))
-            except ValueError as error:
-                raise CheckpointUnreadable(uri, f"it is damaged or no file of torch.save ({error})") from None
+        # A length in the file may be any number, so what is read at once is bounded by what is there.
+        head = io.BytesIO(stream.read(MOST_BYTES))
+    for _ in range(_LEGACY_PICKLES):
+        try:
+            _refuse(uri, "pickle", list(_imports(head)))
+        except ValueError as error:
+            why = f"it is damaged or no file of torch.save ({error})"
+            if head.tell() >= MOST_BYTES:
+                why = f"its pickles are more than {MOST_BYTES} bytes"
+            raise CheckpointUnreadable(uri, why) from None
 
 
 def _refuse(uri: str, name: str, imports: list[str]) -> None:
@@ -61,16 +70,16 @@ def _imports(stream: IO[bytes]) -> Iterator[str]:
 
     Raises ValueError where the bytes are no pickle. A name that is put together while it runs is reported as hidden.
     """
-    strings: list[str | None] = []
+    strings: deque[str | None] = deque(maxlen=2)
     memo: dict[int, str | None] = {}
     for opcode, argument, _ in pickletools.genops(stream):
         if opcode.name in ("GLOBAL", "INST"):
             yield str(argument).replace(" ", ".", 1)
-            strings = [None]
+            strings.append(None)
         elif opcode.name == "STACK_GLOBAL":
-            known = strings[-2:] if len(strings) >= 2 and None not in strings[-2:] else None
+            known = tuple(strings) if len(strings) == 2 and None not in strings else None
             yield ".".join(str(part) for part in known) if known else _UNKNOWN
-            strings = [None]
+            strings.append(None)
         elif opcode.name in ("EXT1", "EXT2", "EXT4"):
             yield _UNKNOWN
         elif opcode.name in _STRINGS:

@@ -25,8 +25,9 @@ def load_into(module: nn.Module, uri: str, path: Path, source: Source) -> None:
     """
     Load a state_dict (.safetensors, .pt, .pth) into a module, whole, and put it into eval mode.
 
-    Floats are converted to the module's own float type, as load_state_dict does. Raises CheckpointUnreadable,
-    TensorsDoNotMatch.
+    The file is mapped, and read tensor by tensor as the module takes it: memory holds the module and one tensor.
+    Floats are converted to the module's own float type, which may round (float32 into float16) but not overflow. Whole
+    numbers may be widened, and nothing else is converted. Raises CheckpointUnreadable, TensorsDoNotMatch.
     """
     tensors = _read_safetensors(uri, path) if path.suffix == ".safetensors" else _read_pickled(uri, path)
     _fill(module, tensors, uri, source)
@@ -78,6 +79,11 @@ def _state_dict(uri: str, content: Any) -> dict[str, Tensor]:
     if foreign:
         shown = ", ".join(foreign[:5])
         raise CheckpointUnreadable(uri, f"it holds more than tensors ({shown}): save model.state_dict() alone")
+    for key, value in content.items():
+        # A meta tensor is a shape without values; a sparse one cannot be copied into a module.
+        if value.layout != torch.strided or value.device.type != "cpu":
+            kind = value.device.type if value.device.type != "cpu" else str(value.layout).removeprefix("torch.")
+            raise CheckpointUnreadable(uri, f"its tensor {key} is {kind}, and not a plain tensor with values")
     return {str(key): value for key, value in content.items()}
 
 
@@ -95,22 +101,41 @@ def _fill(module: nn.Module, tensors: dict[str, Tensor], uri: str, source: Sourc
     ]
     if missing or unexpected or misshaped:
         raise TensorsDoNotMatch(uri, source.factory or "", missing, unexpected, misshaped)
-    _refuse_nan(uri, tensors)
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            _refuse_lost_values(uri, name, tensor, own[name])
     module.load_state_dict(tensors, strict=False)
     module.eval().requires_grad_(False)
 
 
 def _fits(tensor: Tensor, own: Tensor) -> bool:
-    """Say whether the shapes agree and no rounding to whole numbers would hide in the copy."""
-    return bool(tensor.shape == own.shape and tensor.is_floating_point() == own.is_floating_point())
+    """Say whether the shapes agree, and the values go into the module's own type."""
+    import torch
+
+    if tensor.shape != own.shape or tensor.is_floating_point() != own.is_floating_point():
+        return False
+    return tensor.is_floating_point() or bool(torch.promote_types(tensor.dtype, own.dtype) == own.dtype)
 
 
 def _shown(tensor: Tensor) -> str:
     return f"{str(tensor.dtype).removeprefix('torch.')}{list(tensor.shape)}"
 
 
-def _refuse_nan(uri: str, tensors: dict[str, Tensor]) -> None:
-    """Refuse weights of a training that diverged: NaN equals NaN, so parity alone would let them pass."""
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and bool(tensor.isnan().any()):
-            raise CheckpointUnreadable(uri, f"the tensor {name} holds NaN, as after a training that diverged")
+def _refuse_lost_values(uri: str, name: str, tensor: Tensor, own: Tensor) -> None:
+    """
+    Refuse NaN, as of a training that diverged, and numbers that the module's own type cannot hold.
+
+    The module would be its own reference, so parity alone would let both pass.
+    """
+    import torch
+
+    # Not every type of 8 bits knows isnan.
+    wide = tensor.float() if tensor.itemsize == 1 else tensor
+    if bool(wide.isnan().any()):
+        raise CheckpointUnreadable(uri, f"the tensor {name} holds NaN, as after a training that diverged")
+    narrows = torch.promote_types(wide.dtype, own.dtype) != own.dtype
+    if narrows and bool((wide.to(own.dtype).isfinite() != wide.isfinite()).any()):
+        raise CheckpointUnreadable(
+            uri,
+            f"the tensor {name} holds numbers that overflow in the module's {str(own.dtype).removeprefix('torch.')}",
+        )

@@ -1,0 +1,46 @@
+"""Modules and files for the tests of intake."""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from pathlib import Path
+
+import torch
+
+
+def counter(bits: int) -> torch.nn.Module:
+    """A module with a whole number of so many bits."""
+    module = torch.nn.Module()
+    module.register_buffer("count", torch.zeros(2, dtype={32: torch.int32, 64: torch.int64}[bits]))
+    return module
+
+
+def two_directories(checked: Path, loaded: Path, to: Path) -> Path:
+    """
+    Write a file in which `zipfile` finds the archive `checked`, and torch's reader the archive `loaded`.
+
+    zipfile takes the table right before the end, torch's reader the one at the offset that the end names; the offsets
+    of the first are moved by the difference, which zipfile adds again.
+    """
+    body, count, table_at, table_end = _parts(loaded)
+    other, other_count, other_at, other_end = _parts(checked)
+    assert count == other_count
+    shift = table_end + other_at - table_at
+    table, at = bytearray(other[other_at:other_end]), 0
+    for _ in range(count):
+        lengths = struct.unpack_from("<HHH", table, at + 28)
+        (offset,) = struct.unpack_from("<I", table, at + 42)
+        struct.pack_into("<I", table, at + 42, table_end + offset - shift)
+        at += 46 + sum(lengths)
+    end = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, count, count, len(table), table_at, 0)
+    to.write_bytes(body[:table_end] + other[:other_at] + table + end)
+    return to
+
+
+def _parts(path: Path) -> tuple[bytes, int, int, int]:
+    """Return a file of zipfile, how many members it has, and where its table begins and ends."""
+    body = path.read_bytes()
+    end_at = body.rindex(b"PK\x05\x06")
+    with zipfile.ZipFile(path) as archive:
+        return body, len(archive.infolist()), archive.start_dir, end_at
