@@ -49,10 +49,18 @@ def translate(spec: ModelSpec, module: nn.Module, path: Path) -> None:
 
 def _refuse_state(spec: ModelSpec, program: Any) -> None:
     """Refuse a model that remembers: Triton runs each request by itself, on any of its instances."""
-    changed = list(program.graph_signature.buffers_to_mutate.values())
+    changed = list(program.graph_signature.buffers_to_mutate.values()) or _changed_in_place(program)
     if changed:
         why = f"forward changes the buffer {changed[0].removeprefix('module.')}, and a served model has no state"
         raise ExportFailed(spec.name, why, "Compute what is needed anew in each call, or return it as an output.")
+
+
+def _changed_in_place(program: Any) -> list[str]:
+    """Return the buffers that operators such as add_ change: the signature has them only after decomposition."""
+    schemas = (getattr(node.target, "_schema", None) for node in program.graph.nodes)
+    if not any(schema is not None and schema.is_mutable for schema in schemas):
+        return []
+    return list(program.run_decompositions().graph_signature.buffers_to_mutate.values())
 
 
 def example(spec: ModelSpec) -> tuple[Any, ...]:
