@@ -141,10 +141,14 @@ def _ratios(compared: dict[str, tuple[Row, Row]]) -> str:
             cell(lambda _, b: b["peak_mb"], ours, by_hand, ".0f"),
             cell(lambda a, _: a["peak_mb"], ours, by_hand, ".0f"),
             cell(lambda a, b: a["peak_mb"] / b["peak_mb"], ours, by_hand, ".2f"),
+            "equal" if by_hand["passed"] else without_places("; ".join(by_hand["failures"])),
         ]
         for name, (ours, by_hand) in compared.items()
     ]
-    columns = ["model", "script s", "this s", "time ratio", "script peak MB", "this peak MB", "memory ratio"]
+    columns = [
+        *("model", "script s", "this s", "time ratio"),
+        *("script peak MB", "this peak MB", "memory ratio", "the script finds"),
+    ]
     said = [
         f"{what}: median {median:.2f}, worst {worst:.2f}."
         for what, (median, worst) in (

@@ -87,9 +87,10 @@ def _pickled_module(folder: Path) -> None:
 
 
 def _bomb(folder: Path) -> None:
-    with zipfile.ZipFile(folder / "model.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+    """Only the tensor is compressed: a small archive is to fill the disk or the memory."""
+    with zipfile.ZipFile(folder / "model.pt", "w") as archive:
         archive.writestr("a/data.pkl", pickle.dumps({}))
-        archive.writestr("a/data/0", bytes(50_000_000))
+        archive.writestr("a/data/0", bytes(50_000_000), zipfile.ZIP_DEFLATED)
     take(spec_of(folder / "model.pt"), folder / "model.pt", folder)
 
 

@@ -94,6 +94,15 @@ def test_a_ratio_leaves_out_what_did_not_end() -> None:
     assert ratios(pairs, "work_s") == (3.0, 4.0)
 
 
+def test_a_script_with_wrong_answers_is_compared_and_said_to_be_wrong() -> None:
+    wrong: Row = {**BY_HAND, "passed": False, "failures": ["its ONNX differs from PyTorch by 0.19"]}
+    assert ratios({"gpt2": (EQUAL, wrong)}, "work_s") == (2.0, 2.0)
+    assert ratios({"gpt2": ({**EQUAL, "passed": False}, BY_HAND), "bert": (EQUAL, BY_HAND)}, "work_s") == (2.0, 2.0)
+    written = page(ARCHITECTURES, {}, REFUSALS, {}, {"gpt2": (EQUAL, wrong), "bert": (EQUAL, BY_HAND)})
+    assert "| gpt2 | 2.5 | 5.0 | 2.00 | 500 | 600 | 1.20 | its ONNX differs from PyTorch by 0.19 |" in written
+    assert "| bert | 2.5 | 5.0 | 2.00 | 500 | 600 | 1.20 | equal |" in written
+
+
 def test_cells_keep_to_their_row() -> None:
     assert table(["a", "b"], [["one\ntwo", "x|y"]]) == "| a | b |\n|---|---|\n| one two | x\\|y |\n"
 
