@@ -148,12 +148,12 @@ class CheckpointMissing(BadInput):
 
 
 class CheckpointUnreadable(BadInput):
-    """The checkpoint's bytes are not a state_dict that may be loaded."""
+    """The checkpoint's bytes are not of the form that the spec names."""
 
     def __init__(self, uri: str, why: str) -> None:
         super().__init__(
-            f"the checkpoint {uri} cannot be read: {why}. It must be a whole state_dict as .safetensors, "
-            "or .pt/.pth that loads with weights_only; nothing was published."
+            f"the checkpoint {uri} cannot be read: {why}. It must be a whole file of the form that source.format names "
+            "(a state_dict: .safetensors, or .pt/.pth that loads with weights_only); nothing was published."
         )
 
 

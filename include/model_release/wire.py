@@ -43,9 +43,10 @@ def messages(read_fd: int, has_ended: Callable[[], bool]) -> Iterator[dict[str, 
         if b"\n" in chunk:
             *lines, rest = bytes(waiting).split(b"\n")
             waiting = bytearray(rest)
-        if len(waiting) > _MOST_LINE_BYTES:
-            message = f"a line of more than {_MOST_LINE_BYTES} bytes"
-            raise Garbled(message)
+        for line in [*lines, waiting]:
+            if len(line) > _MOST_LINE_BYTES:
+                message = f"a line of more than {_MOST_LINE_BYTES} bytes"
+                raise Garbled(message)
         yield from map(_message, lines)
 
 

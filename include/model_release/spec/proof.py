@@ -95,8 +95,9 @@ class Embedding(Section):
     """
     Whether a new version's vectors still live in the space of stable's, where clients have indexes of old vectors.
 
-    Measured on the samples: the cosine between the two versions' vectors of one sample, and the share of each sample's
-    `neighbours` nearest that both versions agree on. With `same_space: required` a break stops the release.
+    Measured on the samples: the cosine between the two versions' vectors of one sample, of which 99 % must reach
+    `min_cosine`, and the share of each sample's `neighbours` nearest that both versions agree on. With
+    `same_space: required` a break stops the release.
     """
 
     output: str | None = None
