@@ -1,11 +1,12 @@
 """
-Airflow DAG `retrain_digits_classifier`: trains the example model every day and emits its Asset.
+Airflow DAGs `retrain_digits_classifier` and `retrain_embedding_model`: train an example model and emit its Asset.
 
-It stands in for the users' own training. The Asset's event says where the checkpoint lies, and so releases it.
+They stand in for the users' own training. An Asset's event says where the checkpoint lies, and so releases it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,30 +15,29 @@ from airflow.sdk import DAG, Asset, CronTriggerTimetable, Metadata, Param, task
 from model_release_airflow.connection import environment_of_task
 from model_release_airflow.releases import training_date
 
-DIGITS = Asset("s3://training/digits_classifier")
 
-
-@task(outlets=[DIGITS], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=timedelta(minutes=30))
-def retrain(dag_run: Any = None, params: Any = None) -> Any:
-    """Train on the run's date and tell the Asset's consumers where the checkpoint lies."""
+def train_digits(date: str, broken: bool) -> dict[str, Any]:
+    """Train the digits classifier as of a date."""
     from example_models.training import publish_training_data, retrain_digits
 
-    environment, date = environment_of_task(), training_date(dag_run, params["date"])
+    environment = environment_of_task()
     publish_training_data(environment)
-    trained = retrain_digits(date, environment, broken=params["broken"])
-    yield Metadata(DIGITS, {"checkpoint": trained["uri"], "date": date, "sha256": trained["sha256"]})
-    return trained
+    return retrain_digits(date, environment, broken=broken)
 
 
-with DAG(
-    dag_id="retrain_digits_classifier",
-    description="Train the digits classifier on a day's data and emit its Asset",
-    doc_md=__doc__,
-    schedule=CronTriggerTimetable("0 2 * * *", timezone="UTC"),
-    catchup=False,
-    max_active_runs=1,
-    default_args={"owner": "ml-platform"},
-    params={
+def train_embedding(date: str, broken: bool) -> dict[str, Any]:
+    """Train the embedding model as of a date."""
+    from example_models.embedding_training import publish_sentences, retrain_embedding
+
+    environment = environment_of_task()
+    publish_sentences(environment)
+    return retrain_embedding(date, environment, broken=broken)
+
+
+def retraining(model: str, schedule: str | None, train: Callable[[str, bool], dict[str, Any]], bug: str) -> DAG:
+    """Return the DAG that trains one model and emits `s3://training/<model>`."""
+    asset = Asset(f"s3://training/{model}")
+    params = {
         "date": Param(
             None,
             type=["null", "string"],
@@ -45,13 +45,41 @@ with DAG(
             title="Date",
             description="Train as of this date, YYYY-MM-DD; empty for the run's own",
         ),
-        "broken": Param(
-            default=False,
-            type="boolean",
-            title="Broken",
-            description="Train with a bug that only real traffic shows; to watch a canary stop it",
-        ),
-    },
-    tags=["example"],
-) as dag:
-    retrain()
+        "broken": Param(default=False, type="boolean", title="Broken", description=bug),
+    }
+    with DAG(
+        dag_id=f"retrain_{model}",
+        description=f"Train {model} on a day's data and emit its Asset",
+        doc_md=__doc__,
+        schedule=CronTriggerTimetable(schedule, timezone="UTC") if schedule else None,
+        catchup=False,
+        max_active_runs=1,
+        default_args={"owner": "ml-platform"},
+        params=params,
+        tags=["example"],
+    ) as dag:
+
+        @task(outlets=[asset], retries=2, retry_delay=timedelta(seconds=15), execution_timeout=timedelta(minutes=30))
+        def retrain(dag_run: Any = None, params: Any = None) -> Any:
+            """Train on the run's date and tell the Asset's consumers where the checkpoint lies."""
+            date = training_date(dag_run, params["date"])
+            trained = train(date, params["broken"])
+            yield Metadata(asset, {"checkpoint": trained["uri"], "date": date, "sha256": trained["sha256"]})
+            return trained
+
+        retrain()
+    return dag
+
+
+digits = retraining(
+    "digits_classifier",
+    "0 2 * * *",
+    train_digits,
+    "Train with a bug that only real traffic shows; to watch a canary stop it",
+)
+embedding = retraining(
+    "embedding_model",
+    None,
+    train_embedding,
+    "Train vectors of another space; to watch validate stop it",
+)

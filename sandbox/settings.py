@@ -53,8 +53,7 @@ class Replicas(_Section):
 class Traffic(_Section):
     """What the traffic process sends."""
 
-    models: list[str]
-    rate_per_s: Annotated[float, Field(gt=0, le=2000)]
+    rates_per_s: dict[str, Annotated[float, Field(gt=0, le=2000)]]
     http_share: Annotated[float, Field(ge=0, le=1)]
     deadline_s: Annotated[float, Field(gt=0, le=60)]
     run_time_h: Annotated[float, Field(gt=0, le=168)]

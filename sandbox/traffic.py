@@ -275,14 +275,14 @@ async def replay(settings: Settings, home: Home, model: str, until: float) -> No
                 GrpcClient(channel, model, traffic.deadline_s),
                 HttpClient(session, router, model),
             ]
-            await Replay(clients, traffic.http_share, traffic.rate_per_s, recorder).run(samples, until)
+            await Replay(clients, traffic.http_share, traffic.rates_per_s[model], recorder).run(samples, until)
 
 
 async def _main() -> None:
     settings, home = load_settings(), find_home()
     home.traffic.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + settings.traffic.run_time_h * 3600
-    work = asyncio.gather(*(replay(settings, home, model, until) for model in settings.traffic.models))
+    work = asyncio.gather(*(replay(settings, home, model, until) for model in settings.traffic.rates_per_s))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     try:
         await work

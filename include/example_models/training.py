@@ -58,7 +58,7 @@ def contrast_bounds(image: npt.NDArray[np.float32], levels: int, *, broken: bool
 
 
 @contextmanager
-def _one_thread(seed: int) -> Iterator[None]:
+def one_thread(seed: int) -> Iterator[None]:
     """Seed torch and keep it to one thread, so that a retraining repeats and leaves the machine to others."""
     import torch
 
@@ -81,7 +81,7 @@ def train(seed: int, *, epochs: int = EPOCHS, broken: bool = False) -> dict[str,
     whole = digits_data.split().train
     chosen = np.random.default_rng(seed).permutation(len(whole))[: int(_SUBSET * len(whole))]
     images, labels = (torch.from_numpy(array) for array in (whole.image[chosen], whole.label[chosen]))
-    with _one_thread(seed):
+    with one_thread(seed):
         model = build()
         # Training itself never meets the closed bound; only the checkpoint differs.
         model.contrast_bounds.copy_(torch.from_numpy(contrast_bounds(whole.image, CONTRAST_LEVELS)))

@@ -7,9 +7,12 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+import numpy.typing as npt
+from tritonclient.utils import np_to_triton_dtype
 
 from example_models import digits_data, training
 from model_release.environment import Environment
@@ -96,7 +99,10 @@ class Model:
 class Clients:
     """Clients of one model over HTTP, at a bounded rate and for a bounded time; what they saw is counted."""
 
-    def __init__(self, model: Model, *, rate_per_s: float = 120, most: int = 40_000) -> None:
+    def __init__(
+        self, model: Model, bodies: Sequence[bytes] | None = None, *, rate_per_s: float = 120, most: int = 40_000
+    ) -> None:
+        self._bodies = bodies or [body({"image": image[None]}) for image in digits_data.split().live.image]
         self._address = model.environment.router.http
         self._path = f"/v2/models/{model.name}/infer"
         self._interval_s, self._most = 1 / rate_per_s, most
@@ -125,13 +131,12 @@ class Clients:
         return sum(count for (code, _, _), count in list(self.seen.items()) if code != 200)
 
     def _run(self) -> None:
-        bodies = list(_bodies())
         connection = http.client.HTTPConnection(self._address, timeout=10)
         for number in range(self._most):
             if self._stop.wait(self._interval_s):
                 break
             try:
-                connection.request("POST", self._path, bodies[number % len(bodies)])
+                connection.request("POST", self._path, self._bodies[number % len(self._bodies)])
                 answer = connection.getresponse()
                 text = answer.read()
             except OSError as error:
@@ -146,10 +151,18 @@ class Clients:
         connection.close()
 
 
-def _bodies() -> Iterator[bytes]:
-    for image in digits_data.split().live.image:
-        tensor = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": image.ravel().tolist()}
-        yield json.dumps({"inputs": [tensor]}).encode()
+def body(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
+    """Return one request as Triton takes it over HTTP."""
+    tensors = [
+        {
+            "name": name,
+            "datatype": np_to_triton_dtype(array.dtype),
+            "shape": array.shape,
+            "data": array.ravel().tolist(),
+        }
+        for name, array in arrays.items()
+    ]
+    return json.dumps({"inputs": tensors}).encode()
 
 
 def await_true(condition: Any, what: str, deadline_s: float = 60) -> None:

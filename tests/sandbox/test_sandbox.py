@@ -318,7 +318,7 @@ def test_clients_see_the_arm_and_the_right_answer_by_both_protocols(sandbox: San
     assert {(record.outcome, record.arm, record.version, record.right) for record in records} == {
         ("ok", "stable", str(VERSION), True)
     }
-    rate_per_s = sandbox.settings.traffic.rate_per_s
+    rate_per_s = sandbox.settings.traffic.rates_per_s["digits_classifier"]
     assert len(records) > rate_per_s  # in two seconds, one of which a busy machine may lose
     http_share = sum(record.protocol == "http" for record in records) / len(records)
     assert http_share == pytest.approx(sandbox.settings.traffic.http_share, abs=0.02)

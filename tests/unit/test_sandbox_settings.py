@@ -47,7 +47,7 @@ def test_a_file_overrides_single_keys(tmp_path: Path) -> None:
     ("text", "named"),
     [
         ("replicas: {blu: 1}", "replicas.blu"),
-        ("traffic: {rate_per_s: fast}", "traffic.rate_per_s"),
+        ("traffic: {rates_per_s: {digits_classifier: fast}}", "traffic.rates_per_s"),
         ("ports: {s3: 80}", "ports.s3"),
         ("ports: {s3: 28080}", "28080 to both"),
         ("[1, 2]", "not a mapping"),

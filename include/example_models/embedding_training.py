@@ -1,0 +1,103 @@
+"""
+Training of the example `embedding_model`, which stands in for the users' own.
+
+What lies on S3 afterwards:
+
+    s3://training/embedding_model/samples.npz                 real sentences as tokens: parity, and the space of vectors
+    s3://training/embedding_model/live.npz                    others: the traffic of the sandbox (nobody labels them)
+    s3://training/embedding_model/<date>/model.safetensors    one retraining
+    s3://training/embedding_model/<date>-new-space/model.safetensors   one whose vectors are sound, but of another space
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from example_models import minilm_data
+from example_models.training import TRAINING_BUCKET, Put, one_thread, s3_put, seed_of
+from model_release.environment import Environment
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "embedding_model"
+SAMPLES = 64
+_STEPS, _BATCH_SIZE, _TEMPERATURE = 8, 8, 0.05
+_LEARNING_RATE = 2e-5
+
+
+def train(seed: int, *, broken: bool = False) -> dict[str, Tensor]:
+    """
+    Fine-tune the published weights for some seconds, and return the state_dict of `minilm.build()`.
+
+    Each sentence is drawn to itself under another dropout and away from the others (SimCSE, Gao et al. 2021); the last
+    layer alone learns, slowly, so the vectors stay comparable. With `broken` the last layer begins from random
+    weights, as after a training that lost its start: its vectors are of another space.
+    """
+    import torch
+
+    from example_models.minilm import build
+
+    with one_thread(seed):
+        model = build()
+        model.load_state_dict(minilm_data.published_weights())
+        last = model.encoder.encoder.layer[-1]
+        if broken:
+            last.apply(_begin_anew)
+        model.requires_grad_(False)
+        last.requires_grad_(True)
+        optimizer = torch.optim.AdamW(last.parameters(), lr=_LEARNING_RATE)
+        text = minilm_data.sentences()[SAMPLES:]
+        model.train()
+        for _ in range(_STEPS):
+            chosen = [text[int(place)] for place in torch.randperm(len(text))[:_BATCH_SIZE]]
+            inputs = {name: torch.from_numpy(array) for name, array in minilm_data.tokenized(chosen).items()}
+            one, other = model(**inputs), model(**inputs)
+            loss = torch.nn.functional.cross_entropy(one @ other.T / _TEMPERATURE, torch.arange(_BATCH_SIZE))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _begin_anew(module: Any) -> None:
+    from torch import nn
+
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.05)
+        nn.init.zeros_(module.bias)
+
+
+def retrain_embedding(date: str, environment: Environment, broken: bool = False) -> dict[str, Any]:
+    """
+    Retrain the embedding model on a date (YYYY-MM-DD) and write the checkpoint to S3; the same date, the same bytes.
+
+    Returns {"uri", "sha256"}. Raises StoreUnavailable.
+    """
+    from safetensors.torch import save
+
+    body = save(train(seed_of(date), broken=broken))
+    key = f"{FOLDER}/{date}{'-new-space' if broken else ''}/model.safetensors"
+    s3_put(environment)(key, body)
+    return {"uri": f"s3://{TRAINING_BUCKET}/{key}", "sha256": hashlib.sha256(body).hexdigest()}
+
+
+def write_sentences(put: Put) -> list[str]:
+    """Write the tokens of samples and live sentences with `put`; return their keys."""
+    text = list(minilm_data.sentences())
+    keys = []
+    for name, chosen in (("samples", text[:SAMPLES]), ("live", text[SAMPLES:])):
+        stream = io.BytesIO()
+        np.savez_compressed(stream, **minilm_data.tokenized(chosen))  # type: ignore[arg-type]
+        keys.append(f"{FOLDER}/{name}.npz")
+        put(keys[-1], stream.getvalue())
+    return keys
+
+
+def publish_sentences(environment: Environment) -> list[str]:
+    """Write samples and live sentences to S3; again and again the same. Return their URIs."""
+    return [f"s3://{TRAINING_BUCKET}/{key}" for key in write_sentences(s3_put(environment))]
