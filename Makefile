@@ -11,6 +11,7 @@ export ORT_DISABLE_TELEMETRY := 1
 PYTHON ?= python3.11
 BIN := .venv/bin
 NAME ?=
+MODEL ?= digits_classifier
 
 .PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates test test-fast lint format lock clean
 
@@ -38,10 +39,10 @@ logs: install ## the last lines of all logs, or of one: make logs NAME=envoy
 	@$(BIN)/python -m sandbox logs $(NAME)
 
 demo: up ## a first release, then a retrained model through a 10/50/100 % canary
-	@$(BIN)/python -m sandbox.demo
+	@$(BIN)/python -m sandbox.demo --model $(MODEL)
 
-demo-rollback: up ## a candidate that fails only on real traffic: the canary stops it
-	@$(BIN)/python -m sandbox.demo --broken
+demo-rollback: up ## a broken candidate is stopped: by the canary, or with MODEL=embedding_model by validate
+	@$(BIN)/python -m sandbox.demo --model $(MODEL) --broken
 
 test: install ## every tier of tests, the fastest first
 	@for tier in unit models architecture dags sandbox; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done

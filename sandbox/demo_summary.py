@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import urllib.error
 import urllib.request
 from collections import Counter
@@ -12,12 +11,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from model_release.environment import Environment
 from model_release.ledger.events import Events
 from model_release.ledger.state import State
 from model_release.repository.store import ObjectStore
+from model_release.spec_files import find_spec
 from sandbox.errors import SandboxError
 from sandbox.home import Home
+from sandbox.settings import ROOT
+from sandbox.traffic import http_body
 from sandbox.traffic_report import Summary, read_records, summarise
 
 _ASKED_TIMES = 20
@@ -111,10 +115,7 @@ def told(observed: Observed, before: int | None, after: State, began_at: datetim
 def served_versions(environment: Environment, model: str) -> dict[str, int]:
     """Ask the router for real answers and return how many came from each version."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    image = {"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}
-    request = urllib.request.Request(
-        f"http://{environment.router.http}/v2/models/{model}/infer", data=json.dumps({"inputs": [image]}).encode()
-    )
+    request = urllib.request.Request(f"http://{environment.router.http}/v2/models/{model}/infer", data=_ones(model))
     versions: Counter[str] = Counter()
     for _ in range(_ASKED_TIMES):
         try:
@@ -125,3 +126,17 @@ def served_versions(environment: Environment, model: str) -> dict[str, int]:
         except OSError as error:
             versions[str(error)] += 1
     return dict(versions)
+
+
+def _ones(model: str) -> bytes:
+    """Return a request of one sample that any model takes: ones, and as many of a dynamic axis as there must be."""
+    spec = find_spec(ROOT / "include" / "model_configs", model)
+    return http_body(
+        {
+            tensor.name: np.ones(
+                [1, *(axis if isinstance(axis, int) else spec.dynamic_axes[axis].min for axis in tensor.shape)],
+                tensor.dtype,
+            )
+            for tensor in spec.inputs
+        }
+    )

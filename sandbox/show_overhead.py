@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 
 from model_release.errors import ReleaseError
-from sandbox.demo import MODEL, RELEASE, Demo, connect, say, train_and_release
+from sandbox.demo import DIGITS, Demo, connect, say, train_and_release
 from sandbox.demo_summary import bake_seconds, observe
 from sandbox.errors import SandboxError
 from sandbox.settings import ROOT
@@ -46,7 +46,7 @@ def _by_dag(demo: Demo) -> tuple[tuple[float, float], str]:
     if observed.state != "success" or release is None:
         message = f"the run is {observed.state}: {observed.failure} See {observed.page}"
         raise SandboxError(message)
-    times = demo.rest.run(RELEASE, observed.run)
+    times = demo.rest.run(DIGITS.release_dag, observed.run)
     wall_s = (datetime.fromisoformat(times["end_date"]) - datetime.fromisoformat(times["start_date"])).total_seconds()
     return (wall_s, bake_seconds(observed)), release.checkpoint
 
@@ -55,7 +55,7 @@ def _by_command(demo: Demo, checkpoint: str) -> tuple[float, float]:
     """Release by the command line and return (wall seconds of the command, seconds of its bakes)."""
     command = [str(Path(sys.executable).with_name("model-release"))]
     command += ["--json", "--environment", str(demo.home.environment_file)]
-    command += ["release", MODEL, "--checkpoint", checkpoint]
+    command += ["release", DIGITS.model, "--checkpoint", checkpoint]
     started = time.monotonic()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     wall_s = time.monotonic() - started
@@ -63,7 +63,7 @@ def _by_command(demo: Demo, checkpoint: str) -> tuple[float, float]:
         message = f"model-release release failed: {done.stderr.strip() or done.stdout.strip()}"
         raise SandboxError(message)
     run_id = str(json.loads(done.stdout)["release"]["run_id"])
-    return wall_s, bake_seconds(observe(demo.home, demo.environment, "", MODEL, run_id, "success"))
+    return wall_s, bake_seconds(observe(demo.home, demo.environment, "", DIGITS.model, run_id, "success"))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """
-Clients: replay real labelled data through Envoy at a set rate, and write down what they saw.
+Clients: replay real data through Envoy at a set rate, and write down what they saw.
 
 It starts before any model is released and carries on through everything. What it sends is
-`s3://training/<model>/live.npz`: the input arrays by name, batch axis first, and `label`. What it saw is
-`<state folder>/traffic/<model>.csv`, one line a response, as `traffic_report` reads it.
+`s3://training/<model>/live.npz`: the input arrays by name, batch axis first, and `label` where somebody knows it. What
+it saw is `<state folder>/traffic/<model>.csv`, one line a response, as `traffic_report` reads it.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def make_samples(model: str, arrays: dict[str, npt.NDArray[Any]]) -> list[Sample
     return [
         Sample(
             grpc_body=_grpc_body(model, {name: array[i : i + 1] for name, array in inputs.items()}),
-            http_body=_http_body({name: array[i : i + 1] for name, array in inputs.items()}),
+            http_body=http_body({name: array[i : i + 1] for name, array in inputs.items()}),
             label=None if labels is None else int(labels[i]),
         )
         for i in range(rows)
@@ -100,7 +100,8 @@ def _grpc_body(model: str, inputs: dict[str, npt.NDArray[Any]]) -> bytes:
     return body
 
 
-def _http_body(inputs: dict[str, npt.NDArray[Any]]) -> bytes:
+def http_body(inputs: dict[str, npt.NDArray[Any]]) -> bytes:
+    """Return a request over HTTP with these inputs by name, batch axis first."""
     tensors = [
         {
             "name": name,

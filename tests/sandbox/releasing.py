@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import http.client
-import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
-
-import numpy.typing as npt
-from tritonclient.utils import np_to_triton_dtype
 
 from example_models import digits_data, training
 from model_release.environment import Environment
@@ -26,6 +22,7 @@ from model_release.steps import story
 from model_release.steps.story import Told
 from model_release.triton.replica import ReplicaClient
 from sandbox.settings import ROOT
+from sandbox.traffic import http_body
 
 EXAMPLE = ROOT / "include" / "model_configs" / "digits_classifier.yaml"
 FIRST, SECOND, BROKEN = 20260101000000, 20260102000000, 20260103000000
@@ -102,7 +99,7 @@ class Clients:
     def __init__(
         self, model: Model, bodies: Sequence[bytes] | None = None, *, rate_per_s: float = 120, most: int = 40_000
     ) -> None:
-        self._bodies = bodies or [body({"image": image[None]}) for image in digits_data.split().live.image]
+        self._bodies = bodies or [http_body({"image": image[None]}) for image in digits_data.split().live.image]
         self._address = model.environment.router.http
         self._path = f"/v2/models/{model.name}/infer"
         self._interval_s, self._most = 1 / rate_per_s, most
@@ -149,20 +146,6 @@ class Clients:
             if answer.status != 200:
                 self.problems.append(f"{answer.status} {text[:200]!r}")
         connection.close()
-
-
-def body(arrays: dict[str, npt.NDArray[Any]]) -> bytes:
-    """Return one request as Triton takes it over HTTP."""
-    tensors = [
-        {
-            "name": name,
-            "datatype": np_to_triton_dtype(array.dtype),
-            "shape": array.shape,
-            "data": array.ravel().tolist(),
-        }
-        for name, array in arrays.items()
-    ]
-    return json.dumps({"inputs": tensors}).encode()
 
 
 def await_true(condition: Any, what: str, deadline_s: float = 60) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from model_release.ledger.state import State, StateFile
 from model_release.repository.store import ObjectStore
-from sandbox.demo import MODEL
+from sandbox.demo import DIGITS
 from sandbox.demo_summary import served_versions
 from sandbox.home import Home
 from sandbox.settings import ROOT
@@ -34,7 +34,7 @@ def demo(sandbox: Sandbox, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def state_of(sandbox: Sandbox) -> State:
-    return StateFile(ObjectStore(sandbox.environment.s3), MODEL).read()
+    return StateFile(ObjectStore(sandbox.environment.s3), DIGITS.model).read()
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_airflow_puts_a_model_into_production_and_replaces_it_in_stages(
     assert state.stable is not None
     assert [promotion.version for promotion in state.promotions][-1] == state.stable.version
     assert len(state.promotions) == 2
-    assert set(served_versions(production.environment, MODEL)) == {str(state.stable.version)}
+    assert set(served_versions(production.environment, DIGITS.model)) == {str(state.stable.version)}
     for stage in (10, 50, 100):
         assert re.search(rf"verdict +{stage} %: advance, so: advance", released.stdout), released.stdout
 
@@ -118,4 +118,4 @@ def test_what_was_released_is_served_after_a_restart(production: Sandbox, rolled
     production.must("up", "--without", "airflow")
 
     assert before.stable is not None
-    assert set(served_versions(production.environment, MODEL)) == {str(before.stable.version)}
+    assert set(served_versions(production.environment, DIGITS.model)) == {str(before.stable.version)}

@@ -18,7 +18,8 @@ from model_release.spec import ModelSpec
 from model_release.spec_files import load_spec
 from model_release.triton.replica import ReplicaClient
 from sandbox.settings import ROOT
-from tests.sandbox.releasing import Clients, Model, body, remove
+from sandbox.traffic import http_body
+from tests.sandbox.releasing import Clients, Model, remove
 
 FIRST, SECOND, MOVED = 20260101000000, 20260102000000, 20260103000000
 
@@ -52,7 +53,7 @@ def build(model: Model, version: int, date: str, *, broken: bool = False) -> Rel
 
 def test_it_is_released_and_retrained_and_a_moved_space_changes_nothing(embedding: Model) -> None:
     sentences = minilm_data.tokenized(["A man is playing a guitar.", "Someone plays an instrument."])
-    bodies = [body({name: array[place : place + 1] for name, array in sentences.items()}) for place in range(2)]
+    bodies = [http_body({name: array[place : place + 1] for name, array in sentences.items()}) for place in range(2)]
     with Clients(embedding, bodies, rate_per_s=10) as clients:
         embedding.release(build(embedding, FIRST, "2026-01-01"))
         embedding.release(build(embedding, SECOND, "2026-01-02"))
