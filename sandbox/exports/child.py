@@ -8,6 +8,7 @@ checkpoint is written by a process before it, since training or building a model
 from __future__ import annotations
 
 import json
+import re
 import resource
 import sys
 import time
@@ -28,8 +29,10 @@ _VERSION = 20260102030000
 
 def peak_mb() -> float:
     """Return the most memory that this process, or one that it waited for, has held."""
-    whose = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(who).ru_maxrss for who in whose) * 1024 / _MB
+    # Linux counts into a process's own ru_maxrss what its parent held when it started it; VmHWM begins anew.
+    own_kb = re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())
+    waited_kb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
+    return max(int(own_kb[1]) if own_kb else 0, waited_kb) * 1024 / _MB
 
 
 def _timed(call: Callable[[], Any]) -> tuple[Any, float]:
