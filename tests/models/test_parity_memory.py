@@ -9,7 +9,7 @@ from pathlib import Path
 
 GIGABYTE = 2**30
 
-PROOF = """
+PROOF = r"""
 import json, re, sys
 from pathlib import Path
 import onnx, torch
