@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from example_models import digits_data
 from model_release.environment import Environment
 from model_release.errors import (
     AlreadyStable,
@@ -22,6 +23,7 @@ from model_release.errors import (
     Superseded,
     VersionRejected,
 )
+from model_release.export import write as export_write
 from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
 from model_release.repository.archive import Archive
@@ -29,6 +31,7 @@ from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
 from model_release.steps import abort, benchmark, deploy, export, plan, promote, publish, roll_back, shift, validate
 from model_release.traffic import connect
+from model_release.triton.replica import ReplicaClient
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true
 
@@ -70,6 +73,24 @@ def test_a_second_version_takes_over_in_stages_and_goes_back_without_a_client_er
     assert state.stable.version == FIRST
     assert [entry.version for entry in state.rejected] == [SECOND]
     assert state.claim is None
+
+
+def test_weights_in_a_second_file_are_proved_sealed_and_served(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_write, "MOST_BYTES", 50_000)  # weights of 2 GB are Triton's reason, and too slow a test
+    release = model.build(FIRST)
+    deployed(model, release)
+
+    archive = Archive(ObjectStore(model.environment.s3), model.name)
+    files = archive.require(FIRST).files
+    assert files["model.onnx"].size_bytes < 50_000 < files["model.onnx.data"].size_bytes
+    canary = model.state.canary
+    assert canary
+    live = digits_data.split().live
+    for replica in model.environment.pairs["default"].fleet(canary.fleet).replicas:
+        with ReplicaClient(replica, model.environment) as client:
+            answers = client.infer(model.name, {"image": live.image[:32]})["logits"].argmax(1)
+            assert (answers == live.label[:32]).mean() > 0.9
+    roll_back.run(release, model.environment)
 
 
 def test_the_split_that_clients_see_is_the_one_that_was_asked(model: Model) -> None:
