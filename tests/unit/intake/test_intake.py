@@ -151,7 +151,7 @@ def test_tensors_without_plain_values_are_named(tmp_path: Path, kind: str, other
 def test_whole_numbers_are_widened_and_never_narrowed(tmp_path: Path) -> None:
     for held, dtype in (("int32", torch.int32), ("int64", torch.int64)):
         save_file({"count": torch.ones(2, dtype=dtype)}, tmp_path / f"{held}.safetensors")
-    kwargs = {"factory": "tests.unit.intake_toys:counter"}
+    kwargs = {"factory": "tests.unit.intake.files:counter"}
     assert (
         load(tmp_path / "int32.safetensors", tmp_path, **kwargs, factory_kwargs={"bits": 64}).count.dtype == torch.int64
     )
