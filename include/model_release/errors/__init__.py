@@ -1,0 +1,199 @@
+"""
+Every error of the library, as classes that take facts and build the sentence.
+
+    ReleaseError
+    ├── BadInput                 the user has to change something
+    │   ├── BadModelConfig       a model config or environment file does not hold
+    │   ├── UnknownModel
+    │   ├── CheckpointMissing
+    │   ├── CheckpointUnreadable
+    │   │   └── CheckpointUnsafe     its bytes would run code, or escape their folder
+    │   ├── TensorsDoNotMatch
+    │   ├── FactoryFailed
+    │   ├── ModelRefusesInputs
+    │   ├── ProviderMissing      an execution provider that the spec names is not on this machine
+    │   ├── SamplesUnusable
+    │   └── LookUnusable
+    ├── Unavailable              an outside system did not answer; a retry may help
+    │   ├── StoreUnavailable
+    │   ├── ReplicaUnavailable
+    │   ├── RouterUnavailable
+    │   └── MetricsUnavailable
+    ├── Refused                  a rule of the pipeline forbids it
+    │   ├── ClaimHeld
+    │   ├── Superseded
+    │   ├── VersionTaken
+    │   ├── VersionNotFound
+    │   ├── VersionRejected
+    │   ├── StaleBuild
+    │   ├── AlreadyStable
+    │   ├── ContractBroken
+    │   ├── NothingToRollBackTo
+    │   ├── NoAdvanceVerdict
+    │   └── RouteTakenOver
+    └── Failed                   a check did not pass
+        ├── ExportFailed
+        ├── ParityFailed
+        │   ├── OnnxUnusable
+        │   ├── OutputMisdeclared    an output is of another shape or dtype than the spec says
+        │   ├── NotFinite            NaN or an infinity on one side alone
+        │   │   └── Overflow         float16 is too narrow for an inner value
+        │   ├── BatchDependent
+        │   └── NotDeterministic
+        ├── BytesDiffer
+        ├── LoadFailed
+        ├── ProofFailed
+        ├── AccuracyTooLow
+        │   └── AccuracyNotProven    not shown to be as good as another version
+        ├── StableUnusable       stable's ONNX file does not answer, so nothing can be compared with it
+        ├── EmbeddingMoved
+        ├── ProcessDied          the child process that runs a checkpoint's code ended without an answer
+        ├── BenchmarkFailed
+        ├── ObjectiveNotMet
+        ├── RouteNotConfirmed
+        ├── RouteUnreadable
+        ├── RolledBack
+        └── NotAsAsked
+
+A message says what happened, where, what was got, what is allowed, and what to do next.
+"""
+
+from __future__ import annotations
+
+from model_release.errors.bad_input import (
+    BadModelConfig,
+    CheckpointMissing,
+    CheckpointUnreadable,
+    CheckpointUnsafe,
+    FactoryFailed,
+    LookUnusable,
+    ModelRefusesInputs,
+    ProviderMissing,
+    SamplesUnusable,
+    TensorsDoNotMatch,
+    UnknownModel,
+)
+from model_release.errors.base import (
+    BadInput,
+    Failed,
+    Refused,
+    ReleaseError,
+    Unavailable,
+    did_you_mean,
+)
+from model_release.errors.failed import (
+    BenchmarkFailed,
+    BytesDiffer,
+    LoadFailed,
+    NotAsAsked,
+    ObjectiveNotMet,
+    ProofFailed,
+    RolledBack,
+    RouteNotConfirmed,
+    RouteUnreadable,
+)
+from model_release.errors.proof import (
+    AccuracyNotProven,
+    AccuracyTooLow,
+    BatchDependent,
+    EmbeddingMoved,
+    ExportFailed,
+    NotDeterministic,
+    NotFinite,
+    OnnxUnusable,
+    OutputMisdeclared,
+    Overflow,
+    ParityFailed,
+    ProcessDied,
+    StableUnusable,
+)
+from model_release.errors.refused import (
+    AlreadyStable,
+    ClaimHeld,
+    ContractBroken,
+    NoAdvanceVerdict,
+    NothingToRollBackTo,
+    RouteTakenOver,
+    StaleBuild,
+    Superseded,
+    VersionNotFound,
+    VersionRejected,
+    VersionTaken,
+)
+from model_release.errors.unavailable import (
+    MetricsUnavailable,
+    ReplicaUnavailable,
+    RouterUnavailable,
+    StoreUnavailable,
+)
+
+__all__ = [
+    "AccuracyNotProven",
+    "AccuracyTooLow",
+    "AlreadyStable",
+    "BadInput",
+    "BadModelConfig",
+    "BatchDependent",
+    "BenchmarkFailed",
+    "BytesDiffer",
+    "CheckpointMissing",
+    "CheckpointUnreadable",
+    "CheckpointUnsafe",
+    "ClaimHeld",
+    "ContractBroken",
+    "EmbeddingMoved",
+    "ExportFailed",
+    "FactoryFailed",
+    "Failed",
+    "LoadFailed",
+    "LookUnusable",
+    "MetricsUnavailable",
+    "ModelRefusesInputs",
+    "NoAdvanceVerdict",
+    "NotAsAsked",
+    "NotDeterministic",
+    "NotFinite",
+    "NothingToRollBackTo",
+    "ObjectiveNotMet",
+    "OnnxUnusable",
+    "OutputMisdeclared",
+    "Overflow",
+    "ParityFailed",
+    "ProcessDied",
+    "ProofFailed",
+    "ProviderMissing",
+    "Refused",
+    "ReleaseError",
+    "ReplicaUnavailable",
+    "RolledBack",
+    "RouteNotConfirmed",
+    "RouteTakenOver",
+    "RouteUnreadable",
+    "RouterUnavailable",
+    "SamplesUnusable",
+    "StableUnusable",
+    "StaleBuild",
+    "StoreUnavailable",
+    "Superseded",
+    "TensorsDoNotMatch",
+    "Unavailable",
+    "UnknownModel",
+    "VersionNotFound",
+    "VersionRejected",
+    "VersionTaken",
+    "did_you_mean",
+    "revived",
+]
+
+
+def revived(name: str, message: str) -> ReleaseError:
+    """Return the error of that class name with a sentence that was built before, in a report or in another process."""
+    waiting = [ReleaseError]
+    while waiting:
+        kind = waiting.pop()
+        if kind.__name__ == name:
+            error = kind.__new__(kind)
+            Exception.__init__(error, message)
+            return error
+        waiting += kind.__subclasses__()
+    return ReleaseError(message)

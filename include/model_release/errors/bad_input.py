@@ -1,0 +1,123 @@
+"""What the user has to change."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model_release.errors.base import BadInput, did_you_mean, listing
+
+
+class BadModelConfig(BadInput):
+    """A YAML file is not a valid model config (or environment)."""
+
+    def __init__(self, path: str, problems: Sequence[str]) -> None:
+        self.path, self.problems = path, list(problems)
+        lines = "; ".join(self.problems)
+        super().__init__(f"{path} is not valid: {lines}. Correct the file, then run 'model-release check'.")
+
+
+class UnknownModel(BadInput):
+    """No config of that name exists."""
+
+    def __init__(self, name: str, known: Sequence[str], folder: str) -> None:
+        super().__init__(
+            f"no model config named {name!r} in {folder}.{did_you_mean(name, known)} There are: {listing(known)}."
+        )
+
+
+class CheckpointMissing(BadInput):
+    """The checkpoint's URI names nothing."""
+
+    def __init__(self, uri: str, why: str = "there is no such object") -> None:
+        super().__init__(
+            f"no checkpoint at {uri}: {why}. Write the checkpoint there first, or name another with --checkpoint."
+        )
+
+
+class CheckpointUnreadable(BadInput):
+    """The checkpoint's bytes are not of the form that the spec names."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(
+            f"the checkpoint {uri} cannot be read: {why}. It must be a whole file of the form that source.format names "
+            "(a state_dict: .safetensors, or .pt/.pth that loads with weights_only); nothing was published."
+        )
+
+
+class CheckpointUnsafe(CheckpointUnreadable):
+    """Loading the checkpoint would run code that nobody allowed, or write outside of its folder."""
+
+    def __init__(self, uri: str, why: str, instead: str) -> None:
+        BadInput.__init__(
+            self, f"the checkpoint {uri} is refused before anything of it is loaded: {why}. {instead} Nothing ran."
+        )
+
+
+class TensorsDoNotMatch(BadInput):
+    """The checkpoint is for another architecture than the factory builds."""
+
+    def __init__(
+        self,
+        uri: str,
+        factory: str,
+        missing: Sequence[str],
+        unexpected: Sequence[str],
+        misshaped: Sequence[str],
+    ) -> None:
+        parts = [
+            f"{len(names)} {what} ({listing(names, 3)})"
+            for what, names in (("missing", missing), ("unexpected", unexpected), ("of another form", misshaped))
+            if names
+        ]
+        super().__init__(
+            f"the checkpoint {uri} does not fit the model that {factory} builds: "
+            f"tensors {'; '.join(parts)}. Name the factory (or factory_kwargs) it was trained with."
+        )
+
+
+class FactoryFailed(BadInput):
+    """`source.factory` cannot be imported or called."""
+
+    def __init__(self, factory: str, why: str) -> None:
+        super().__init__(
+            f"the factory {factory} does not build a torch.nn.Module: {why}. "
+            "It is 'package.module:function', found on PYTHONPATH."
+        )
+
+
+class ModelRefusesInputs(BadInput):
+    """The PyTorch model itself fails on inputs that the spec allows."""
+
+    def __init__(self, model: str, what: str, why: str) -> None:
+        super().__init__(
+            f"the PyTorch model of {model} fails on {what}: {why}. Correct inputs, ranges and outputs in the spec, "
+            "or the model's forward."
+        )
+
+
+class ProviderMissing(BadInput):
+    """ONNX Runtime would take another execution provider than the one that was asked for."""
+
+    def __init__(self, model: str, asked: str, got: Sequence[str], why: str = "") -> None:
+        because = f" ({why})" if why else ""
+        super().__init__(
+            f"parity of {model} is asked for on {asked}, and ONNX Runtime offers {listing(got)} here{because}. "
+            "Run the step where that device is, or take it out of parity.providers."
+        )
+
+
+class SamplesUnusable(BadInput):
+    """An .npz of samples or of a golden set does not fit the spec."""
+
+    def __init__(self, uri: str, why: str) -> None:
+        super().__init__(f"the samples {uri} cannot be used: {why}.")
+
+
+class LookUnusable(BadInput):
+    """A line of looks is no reading of two arms."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(
+            f"a look cannot be used: {why}. It is a JSON object with t (s), stage (%), and for canary and stable: "
+            "requests, errors and latency_buckets (cumulative, by upper bound in ms)."
+        )

@@ -1,0 +1,75 @@
+"""Checks of a running release that did not pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model_release.errors.base import Failed
+
+
+class BytesDiffer(Failed):
+    """An object's bytes are not the sealed ones."""
+
+    def __init__(self, key: str, got: str, sealed: str) -> None:
+        super().__init__(f"the bytes of {key} changed: got {got}, sealed as {sealed}. It is not served.")
+
+
+class LoadFailed(Failed):
+    """A replica refused to load the version."""
+
+    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
+        super().__init__(
+            f"the replica {replica} refused to load {model} version {version}: {why}. No weight was moved."
+        )
+
+
+class ProofFailed(Failed):
+    """A replica does not serve exactly what it should."""
+
+    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
+        super().__init__(f"the replica {replica} is not proved to serve {model} version {version}: {why}.")
+
+
+class BenchmarkFailed(Failed):
+    """perf_analyzer gave no usable measurement."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"the benchmark of {model} gave no result: {why}.")
+
+
+class ObjectiveNotMet(Failed):
+    """No candidate config meets the latency objective, or the version is too slow."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"{model} does not meet its benchmark objective: {why}. No fleet was touched.")
+
+
+class RouteNotConfirmed(Failed):
+    """The router, or the replicas behind it, do not show the weights that were set."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"the route of {model} is not confirmed: {why}.")
+
+
+class RouteUnreadable(Failed):
+    """The router's own files do not hold; they are never overwritten by a guess."""
+
+    def __init__(self, path: str, why: str) -> None:
+        super().__init__(
+            f"the router's file {path} cannot be read: {why}. It was left as it is, and the router goes on with what "
+            "it read last. Put the file right, or move all files of its folder away and set each model's route again."
+        )
+
+
+class RolledBack(Failed):
+    """The release went back; the run ends red."""
+
+    def __init__(self, model: str, version: int, reason: str) -> None:
+        super().__init__(f"{model} version {version} was rolled back: {reason}")
+
+
+class NotAsAsked(Failed):
+    """What serves is not what was asked for."""
+
+    def __init__(self, model: str, differences: Sequence[str]) -> None:
+        super().__init__(f"{model} does not serve what was asked: {'; '.join(differences)}.")

@@ -1,0 +1,110 @@
+"""What a rule of the pipeline forbids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from model_release.errors.base import Refused, listing
+
+
+class ClaimHeld(Refused):
+    """Another release holds the model."""
+
+    retryable = True
+
+    def __init__(self, model: str, holder: str, phase: str, expires_in_s: float) -> None:
+        super().__init__(
+            f"{model} is being released by {holder} (in {phase}, its lease ends in {max(0, expires_in_s):.0f} s). "
+            "Wait for it; a live canary is ended with 'model-release rollback'."
+        )
+
+
+class Superseded(Refused):
+    """A newer epoch exists: this try may write nothing more."""
+
+    def __init__(self, model: str, own_epoch: int, epoch: int, holder: str) -> None:
+        super().__init__(
+            f"epoch {own_epoch} of {model} is superseded by epoch {epoch} ({holder}). This try changed nothing more."
+        )
+
+
+class VersionTaken(Refused):
+    """The version is sealed, from another source."""
+
+    def __init__(self, model: str, version: int, sealed_from: str, asked: str) -> None:
+        super().__init__(
+            f"version {version} of {model} is sealed from source {sealed_from}, not from {asked}. "
+            "A sealed version never changes: release the new checkpoint under another version."
+        )
+
+
+class VersionNotFound(Refused):
+    """The archive holds no such sealed version."""
+
+    def __init__(self, model: str, version: int, sealed: Sequence[int]) -> None:
+        names = [str(v) for v in sorted(sealed, reverse=True)]
+        super().__init__(f"version {version} of {model} is not in the archive. Sealed versions: {listing(names)}.")
+
+
+class VersionRejected(Refused):
+    """The version was rolled back before."""
+
+    def __init__(self, model: str, version: int, why: str) -> None:
+        super().__init__(
+            f"version {version} of {model} was rejected: {why}. "
+            f"Only a restore that says why deploys it again: "
+            f"model-release rollback {model} --to {version} --reason '...'."
+        )
+
+
+class StaleBuild(Refused):
+    """A newer version was promoted or restored since this build's date."""
+
+    def __init__(self, model: str, version: int, newest: int) -> None:
+        super().__init__(
+            f"the build {version} of {model} is stale: {newest} was decided later. "
+            "Restore a sealed version with 'model-release rollback --to', or release a newer checkpoint."
+        )
+
+
+class AlreadyStable(Refused):
+    """The version that is asked for has the traffic already."""
+
+    def __init__(self, model: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of {model} is stable already: there is nothing to release. "
+            "Name another checkpoint under another version, or restore another sealed version."
+        )
+
+
+class ContractBroken(Refused):
+    """The version's inputs and outputs break stable's clients."""
+
+    def __init__(self, model: str, changes: Sequence[str]) -> None:
+        super().__init__(
+            f"the new version of {model} breaks the contract of the stable one: {'; '.join(changes)}. "
+            "A canary would fail its clients: release it under another model name."
+        )
+
+
+class NothingToRollBackTo(Refused):
+    """No earlier version can take the traffic."""
+
+    def __init__(self, model: str) -> None:
+        super().__init__(f"{model} has no live canary, no standby and no earlier promoted version to go back to.")
+
+
+class NoAdvanceVerdict(Refused):
+    """The stage before was not judged `advance`."""
+
+    def __init__(self, model: str, stage: int, verdict: str | None) -> None:
+        super().__init__(
+            f"{model} may not go past stage {stage}: the ledger's verdict of it is {verdict or 'missing'}, not advance."
+        )
+
+
+class RouteTakenOver(Refused):
+    """The route carries a newer epoch."""
+
+    def __init__(self, model: str, own_epoch: int, epoch: int) -> None:
+        super().__init__(f"the route of {model} carries epoch {epoch}, newer than {own_epoch}: it was left as it is.")

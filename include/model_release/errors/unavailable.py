@@ -1,0 +1,36 @@
+"""Outside systems that did not answer."""
+
+from __future__ import annotations
+
+from model_release.errors.base import Unavailable
+
+
+class StoreUnavailable(Unavailable):
+    """S3 did not answer, or refused the credentials."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"S3 did not answer for {where}: {why}. Check endpoint_url and credentials, then run again.")
+
+
+class ReplicaUnavailable(Unavailable):
+    """A Triton replica did not answer."""
+
+    def __init__(self, replica: str, why: str) -> None:
+        super().__init__(
+            f"the Triton replica {replica} did not answer: {why}. Every replica of a fleet has to be up for a "
+            "release; start it or take it out of the environment, then run again."
+        )
+
+
+class RouterUnavailable(Unavailable):
+    """The router's admin or its route file cannot be reached."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"the router {where} did not answer: {why}.")
+
+
+class MetricsUnavailable(Unavailable):
+    """The source of a look did not answer."""
+
+    def __init__(self, where: str, why: str) -> None:
+        super().__init__(f"no metrics from {where}: {why}.")
