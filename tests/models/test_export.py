@@ -32,16 +32,12 @@ def shapes(values: Any) -> dict[str, list[int | str]]:
 
 @pytest.fixture(scope="module")
 def linear_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("linear") / "model.onnx"
-    path.write_bytes(toys.exported("linear"))
-    return path
+    return toys.exported("linear", tmp_path_factory.mktemp("linear"))
 
 
 @pytest.fixture(scope="module")
 def tokens_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokens") / "model.onnx"
-    path.write_bytes(toys.exported("tokens"))
-    return path
+    return toys.exported("tokens", tmp_path_factory.mktemp("tokens"))
 
 
 def test_names_and_a_dynamic_batch_come_from_the_spec(linear_path: Path) -> None:

@@ -28,16 +28,12 @@ def doubled(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def linear_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("linear") / "model.onnx"
-    path.write_bytes(toys.exported("linear"))
-    return path
+    return toys.exported("linear", tmp_path_factory.mktemp("linear"))
 
 
 @pytest.fixture(scope="module")
 def tokens_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("tokens") / "model.onnx"
-    path.write_bytes(toys.exported("tokens"))
-    return path
+    return toys.exported("tokens", tmp_path_factory.mktemp("tokens"))
 
 
 def test_an_equal_file_is_proved_for_every_output_and_batch_size(tokens_path: Path) -> None:

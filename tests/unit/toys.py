@@ -10,23 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from model_release.environment import Environment
 from model_release.export import export_onnx
 from model_release.spec import ModelSpec
+from tests.unit.served_toys import ENVIRONMENT as ENVIRONMENT
 
 # One thread: others of the same machine may be busy, and waiting threads of torch spin.
 torch.set_num_threads(1)
 
 VERSION = 20260102030000
 SHA256 = "ab" * 32
-REPLICA = {"name": "r", "http": "127.0.0.1:1", "grpc": "127.0.0.1:2", "metrics": "127.0.0.1:3"}
-ENVIRONMENT = Environment.model_validate(
-    {
-        "s3": {"endpoint_url": "http://127.0.0.1:9", "bucket": "models"},
-        "pairs": {"default": {fleet: {"replicas": [REPLICA]} for fleet in ("blue", "green", "bench")}},
-        "router": {"directory": "/nowhere", "admin": ["127.0.0.1:4"], "http": "127.0.0.1:5"},
-    }
-)
 
 
 def spec(**changes: Any) -> ModelSpec:
@@ -133,10 +125,16 @@ class Mean(nn.Module):
 
 
 @cache
-def exported(which: str) -> bytes:
-    """Return the ONNX file of `linear` or `tokens`, exported once for all tests: an export takes a second."""
+def _exported(which: str) -> bytes:
     made, module = {"linear": (spec(), linear()), "tokens": (tokens_spec(), Tokens())}[which]
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         export_onnx(made, module, path, version=VERSION, source_sha256=SHA256)
         return path.read_bytes()
+
+
+def exported(which: str, folder: Path) -> Path:
+    """Write the ONNX file of `linear` or `tokens`, which is exported once for all tests: an export takes a second."""
+    path = folder / "model.onnx"
+    path.write_bytes(_exported(which))
+    return path
