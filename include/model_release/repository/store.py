@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import boto3
+from boto3.exceptions import S3UploadFailedError
 from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
@@ -67,15 +68,25 @@ def mapped_errors(where: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        code = str(error.response.get("Error", {}).get("Code", ""))
-        if code in _ABSENT:
-            raise KeyAbsent(where) from None
-        if code in _CONDITION:
-            raise ConditionFailed(where) from None
-        message = error.response.get("Error", {}).get("Message", "")
-        raise StoreUnavailable(where, f"{code} {message}".strip()) from error
+        raise _meaning(where, error) from error
+    except S3UploadFailedError as error:
+        # boto3 hides what S3 answered to upload_file behind an error of its own.
+        answer = error.__context__
+        if not isinstance(answer, ClientError):
+            raise StoreUnavailable(where, " ".join(str(error).split())) from error
+        raise _meaning(where, answer) from answer
     except (BotoCoreError, OSError) as error:
         raise StoreUnavailable(where, " ".join(str(error).split())) from error
+
+
+def _meaning(where: str, error: ClientError) -> Exception:
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if code in _ABSENT:
+        return KeyAbsent(where)
+    if code in _CONDITION:
+        return ConditionFailed(where)
+    message = error.response.get("Error", {}).get("Message", "")
+    return StoreUnavailable(where, f"{code} {message}".strip())
 
 
 class ObjectStore:
