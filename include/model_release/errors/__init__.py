@@ -4,6 +4,7 @@ Every error of the library, as classes that take facts and build the sentence.
     ReleaseError
     ├── BadInput                 the user has to change something
     │   ├── BadModelConfig       a model config or environment file does not hold
+    │   ├── StoreLacksVerb       an S3 without conditional writes, or another verb that is relied on
     │   ├── UnknownModel
     │   ├── CheckpointMissing
     │   ├── CheckpointUnreadable
@@ -70,6 +71,7 @@ from model_release.errors.bad_input import (
     ModelRefusesInputs,
     ProviderMissing,
     SamplesUnusable,
+    StoreLacksVerb,
     TensorsDoNotMatch,
     UnknownModel,
 )
@@ -173,6 +175,7 @@ __all__ = [
     "SamplesUnusable",
     "StableUnusable",
     "StaleBuild",
+    "StoreLacksVerb",
     "StoreUnavailable",
     "Superseded",
     "TensorsDoNotMatch",

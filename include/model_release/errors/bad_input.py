@@ -16,6 +16,17 @@ class BadModelConfig(BadInput):
         super().__init__(f"{path} is not valid: {lines}. Correct the file, then run 'model-release check'.")
 
 
+class StoreLacksVerb(BadInput):
+    """The S3 of the environment answers, and does not do something that every release relies on."""
+
+    def __init__(self, where: str, verb: str, did: str, needed: str) -> None:
+        self.verb = verb
+        super().__init__(
+            f"the store {where} lacks {verb}: {did}. {needed} No claim was taken and nothing was released. "
+            "Name AWS S3, or an S3 that has it, in the environment's s3, then run again."
+        )
+
+
 class UnknownModel(BadInput):
     """No config of that name exists."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -98,8 +99,15 @@ class ObjectStore:
 
     def __init__(self, s3: S3) -> None:
         self._client = s3_client(s3)
+        self._transfer = _TRANSFER
         self._bucket = s3.bucket
         self._prefix = f"{s3.prefix}/" if s3.prefix else ""
+
+    def transferring(self, transfer: TransferConfig) -> ObjectStore:
+        """Return the same store, that goes in parts by another measure."""
+        other = copy.copy(self)
+        other._transfer = transfer
+        return other
 
     def _where(self, key: str) -> str:
         return f"s3://{self._bucket}/{self._prefix}{key}"
@@ -113,13 +121,27 @@ class ObjectStore:
             answer = self._client.get_object(**self._address(key))
             return answer["Body"].read(), answer["ETag"]
 
-    def put(self, key: str, body: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:
-        """Write an object with a full-object CRC64NVME and return its ETag. Raises ConditionFailed when it lost."""
+    def put(
+        self,
+        key: str,
+        body: bytes,
+        *,
+        if_absent: bool = False,
+        if_match: str | None = None,
+        crc64nvme: str | None = None,
+    ) -> str:
+        """
+        Write an object with a full-object CRC64NVME and return its ETag.
+
+        A `crc64nvme` that was worked out before is sent as it is. Raises ConditionFailed when it lost.
+        """
         conditions: dict[str, str] = {}
         if if_absent:
             conditions["IfNoneMatch"] = "*"
         if if_match is not None:
             conditions["IfMatch"] = if_match
+        if crc64nvme is not None:
+            conditions["ChecksumCRC64NVME"] = crc64nvme
         with mapped_errors(self._where(key)):
             answer = self._client.put_object(
                 **self._address(key), Body=body, ChecksumAlgorithm="CRC64NVME", **conditions
@@ -186,7 +208,7 @@ class ObjectStore:
                 self._bucket,
                 self._prefix + target,
                 ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
-                Config=_TRANSFER,
+                Config=self._transfer,
             )
 
     def delete(self, key: str) -> None:
@@ -202,13 +224,13 @@ class ObjectStore:
                 self._bucket,
                 self._prefix + key,
                 ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
-                Config=_TRANSFER,
+                Config=self._transfer,
             )
 
     def download(self, key: str, path: Path) -> None:
         """Read an object into a file. Raises KeyAbsent."""
         with mapped_errors(self._where(key)):
-            self._client.download_file(self._bucket, self._prefix + key, str(path), Config=_TRANSFER)
+            self._client.download_file(self._bucket, self._prefix + key, str(path), Config=self._transfer)
 
     def now(self) -> datetime:
         """Return the store's own time (second resolution): the clock of claims, the same for every worker."""

@@ -11,6 +11,7 @@ from model_release.errors import AlreadyStable, ContractBroken, StaleBuild, Vers
 from model_release.gates.plan import needed_requests
 from model_release.identity import Kind, Release, date_of
 from model_release.ledger.state import Running, State
+from model_release.repository.probe import require_verbs
 from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Step, begin, freeze_spec, read_frozen_spec
 from model_release.steps.roll_back import undo
@@ -22,9 +23,11 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     Claim the model and freeze the spec; nothing that serves is touched but the leftovers of a dead release.
 
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint and `lines` for people.
-    Raises ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable, ContractBroken, ReplicaUnavailable.
+    Raises StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable, ContractBroken,
+    ReplicaUnavailable.
     """
     pair = environment.pair(spec.serving.fleet_pair)
+    require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     with begin(release, environment, "plan", begins=True) as step:
         state = step.claim.check()
         started_at = step.store.now()
