@@ -36,7 +36,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m sandbox", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     up = commands.add_parser("up", help="start what does not run yet")
-    up.add_argument("--without", action="append", default=[], metavar="PART", help="airflow or traffic; repeatable")
+    up.add_argument(
+        "--without", action="append", default=[], metavar="PART", help="airflow, traffic or guard; repeatable"
+    )
     up.set_defaults(run=_up)
     commands.add_parser("down", help="stop everything").set_defaults(run=_down)
     commands.add_parser("status", help="show what runs; 1 if something that should does not").set_defaults(run=_status)

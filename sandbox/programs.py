@@ -18,6 +18,7 @@ from sandbox.supervisor import Program
 VENV = Path(sys.prefix)
 TRITON_VENV = ROOT / ".venv-triton"
 _TRITON_STOP_S = 10
+_GUARD_EVERY_S = 10
 
 
 def check_installed(settings: Settings) -> None:
@@ -45,6 +46,11 @@ def all_programs(home: Home, settings: Settings) -> list[Program]:
         Program("s3", s3.s3_command(VENV / "bin" / "weed", home, settings), s3.s3_environment(), stop_s=10),
         *_tritons(home, settings),
         Program("envoy", envoy_command(VENV, home.envoy_bootstrap)),
+        Program(
+            "guard",
+            [str(VENV / "bin" / "model-release"), "guard", "--every-s", str(_GUARD_EVERY_S)],
+            {"MODEL_RELEASE_ENVIRONMENT": str(home.environment_file)},
+        ),
         Program(
             "traffic",
             [sys.executable, "-m", "sandbox.traffic"],

@@ -70,6 +70,7 @@ class Programs(_Section):
 
     traffic: bool
     airflow: bool
+    guard: bool
 
 
 class TritonServer(_Section):

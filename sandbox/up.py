@@ -72,7 +72,7 @@ def down(home: Home, say: Say) -> None:
         if supervisor.is_up():
             states = supervisor.states()
             groups: list[tuple[Callable[[str], bool], float]] = [
-                (lambda name: name.startswith("airflow-") or name == "traffic", 30),
+                (lambda name: name.startswith("airflow-") or name in ("guard", "traffic"), 30),
                 (lambda name: name == "envoy", 12),
                 (lambda name: name.startswith("triton-"), 14),
                 (lambda name: name == "s3", 15),
@@ -94,6 +94,8 @@ def down(home: Home, say: Say) -> None:
 def wanted_programs(settings: Settings) -> list[str]:
     """Return the names that `up` starts with these settings."""
     names = ["s3", *(server.name for server in settings.tritons()), "envoy"]
+    if settings.programs.guard:
+        names.append("guard")
     if settings.programs.traffic:
         names.append("traffic")
     if settings.programs.airflow:
@@ -149,6 +151,8 @@ def _parts(settings: Settings, home: Home) -> list[Part]:
             120,
         ),
     ]
+    if settings.programs.guard:
+        parts.append(Part("guard", ["guard"], lambda: True, 20))
     if settings.programs.traffic:
         parts.append(Part("traffic", ["traffic"], lambda: True, 20))
     if settings.programs.airflow:
@@ -262,7 +266,7 @@ def settings_with(without: list[str]) -> Settings:
     settings = load_settings()
     unknown = [name for name in without if name not in settings.programs.model_dump()]
     if unknown:
-        message = f"--without knows airflow and traffic, not {', '.join(unknown)}."
+        message = f"--without knows {', '.join(settings.programs.model_dump())}, not {', '.join(unknown)}."
         raise SandboxError(message)
     programs = settings.programs.model_copy(update=dict.fromkeys(without, False))
     return settings.model_copy(update={"programs": programs})

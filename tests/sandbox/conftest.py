@@ -25,7 +25,7 @@ from sandbox.up import is_taken
 from tests.sandbox.releasing import Model, await_true, quick_spec, remove, train_all
 
 FIRST_BASE, LAST_BASE, BLOCK = 21600, 27600, 400
-WITHOUT = ("--without", "airflow", "--without", "traffic")
+WITHOUT = ("--without", "airflow", "--without", "traffic", "--without", "guard")
 
 
 @dataclass(frozen=True)

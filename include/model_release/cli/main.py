@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model_release.cli import judge, look, model, proof, release
+from model_release.cli import guard, judge, look, model, proof, release
 from model_release.cli.output import Output, error_line
 from model_release.errors import ReleaseError, UnknownModel
 
@@ -44,6 +44,7 @@ proof.register(app)
 release.register(app)
 look.register(app)
 judge.register(app)
+guard.register(app)
 
 
 def main() -> None:

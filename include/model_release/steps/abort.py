@@ -8,7 +8,7 @@ from model_release.environment import Environment
 from model_release.errors import NothingToRollBackTo
 from model_release.identity import Release
 from model_release.ledger.state import State
-from model_release.steps.context import begin
+from model_release.steps.context import Step, begin
 from model_release.steps.roll_back import undo
 
 
@@ -20,16 +20,25 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     is no live canary.
     """
     with begin(release, environment, "abort", begins=True) as step:
-        state = step.claim.check()
-        if state.canary is None or state.release is None:
-            raise NothingToRollBackTo(release.model)
-        running = state.release.model_copy(
-            update={"run_id": release.run_id, "clear_number": release.clear_number, "reason": release.reason}
-        )
-        step.update(release=running)
-        result = undo(step, reason=release.reason, rejects=True)
-        step.update(claim=None)
-        return result
+        return end_live(step, reason=release.reason, rejects=True)
+
+
+def end_live(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
+    """
+    Make the live release this step's own, undo it and give the claim back.
+
+    Raises NothingToRollBackTo when there is no live canary.
+    """
+    state, release = step.claim.check(), step.release
+    if state.canary is None or state.release is None:
+        raise NothingToRollBackTo(release.model)
+    running = state.release.model_copy(
+        update={"run_id": release.run_id, "clear_number": release.clear_number, "reason": reason}
+    )
+    step.update(release=running)
+    result = undo(step, reason=reason, rejects=rejects)
+    step.update(claim=None)
+    return result
 
 
 def target(state: State) -> int:
