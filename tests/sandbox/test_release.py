@@ -90,7 +90,7 @@ def test_weights_in_a_second_file_are_proved_sealed_and_served(model: Model, mon
         with ReplicaClient(replica, model.environment) as client:
             answers = client.infer(model.name, {"image": live.image[:32]})["logits"].argmax(1)
             assert (answers == live.label[:32]).mean() > 0.9
-    roll_back.run(release, model.environment)
+    roll_back.run(release, model.environment, "the test is over")
 
 
 def test_the_split_that_clients_see_is_the_one_that_was_asked(model: Model) -> None:
