@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from model_release.environment import S3
 from model_release.errors import StoreLacksVerb, StoreUnavailable
 from model_release.repository.probe import VERBS, probe
 from model_release.repository.store import ObjectStore
+from sandbox.settings import ROOT
 from tests.sandbox.s3_parts import seaweedfs, without_headers
+from tests.unit.served_toys import ENVIRONMENT
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +76,22 @@ def test_a_store_that_is_stopped_is_unavailable(tmp_path: Path) -> None:
 
         with pytest.raises(StoreUnavailable):
             probe(real)
+
+
+def checked(s3: S3, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run `model-release check --store` against a store."""
+    keys = {"secret_access_key": s3.secret_access_key.get_secret_value() if s3.secret_access_key else None}
+    values = {**ENVIRONMENT.model_dump(mode="json"), "s3": {**s3.model_dump(mode="json"), **keys}}
+    (folder / "environment.yaml").write_text(yaml.safe_dump(values))
+    command = [str(Path(sys.executable).with_name("model-release")), "--environment", str(folder / "environment.yaml")]
+    return subprocess.run([*command, "check", "--store"], cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_check_says_of_a_store_what_it_has_or_lacks(real: S3, tmp_path: Path) -> None:
+    done = checked(real, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert all(verb.name in done.stdout for verb in VERBS)
+    with without_headers(real, "If-None-Match") as ignorant:
+        refused = checked(ignorant, tmp_path)
+    assert refused.returncode == 1
+    assert "lacks" in refused.stderr

@@ -1,4 +1,4 @@
-"""`model-release check`: the model configs."""
+"""`model-release check`: the model configs, and the store."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import typer
 
 from model_release.cli.output import Output
 from model_release.errors import BadModelConfig
+from model_release.repository.probe import probe
 from model_release.spec_files import find_spec, load_specs
 
 
@@ -19,8 +20,9 @@ def register(app: typer.Typer) -> None:
 def check(
     context: typer.Context,
     names: Annotated[list[str] | None, typer.Argument(help="Models; all of them without a name.")] = None,
+    store: Annotated[bool, typer.Option("--store", help="Also try each S3 verb that a release relies on.")] = False,
 ) -> None:
-    """Check model configs; every problem in one run, nothing is touched."""
+    """Check model configs; every problem in one run, nothing is touched. With --store, S3 too, in a key of its own."""
     output: Output = context.obj
     if names:
         specs, problems = {}, []
@@ -36,7 +38,10 @@ def check(
         output.say(f"[green]ok[/green]  {name}: {schedule}; stages {spec.canary.stages}")
     for problem in problems:
         output.say(f"[red]bad[/red] {problem}")
-    output.give({"ok": sorted(specs), "bad": {problem.path: problem.problems for problem in problems}})
+    verbs = probe(output.environment.s3) if store else []
+    if verbs:
+        output.say(f"[green]ok[/green]  the store {output.environment.s3.bucket}: {', '.join(verbs)}")
+    output.give({"ok": sorted(specs), "bad": {problem.path: problem.problems for problem in problems}, "verbs": verbs})
     if problems:
         raise typer.Exit(1)
     if not specs:
