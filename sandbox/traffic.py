@@ -259,7 +259,7 @@ async def _await_samples(settings: Settings, home: Home, model: str, until: floa
     return []
 
 
-async def replay(settings: Settings, home: Home, model: str, until: float) -> None:
+async def replay(settings: Settings, home: Home, model: str, rate_per_s: float, until: float) -> None:
     """Wait for a model's data, then send it until the run time is over."""
     samples = await _await_samples(settings, home, model, until)
     if not samples:
@@ -276,14 +276,15 @@ async def replay(settings: Settings, home: Home, model: str, until: float) -> No
                 GrpcClient(channel, model, traffic.deadline_s),
                 HttpClient(session, router, model),
             ]
-            await Replay(clients, traffic.http_share, traffic.rates_per_s[model], recorder).run(samples, until)
+            await Replay(clients, traffic.http_share, rate_per_s, recorder).run(samples, until)
 
 
 async def _main() -> None:
     settings, home = load_settings(), find_home()
     home.traffic.mkdir(parents=True, exist_ok=True)
     until = time.monotonic() + settings.traffic.run_time_h * 3600
-    work = asyncio.gather(*(replay(settings, home, model, until) for model in settings.traffic.rates_per_s))
+    rates = settings.traffic.rates_per_s
+    work = asyncio.gather(*(replay(settings, home, model, rate_per_s, until) for model, rate_per_s in rates.items()))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, work.cancel)
     try:
         await work
