@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,28 +28,21 @@ from model_release.traffic.router import Router
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One try of one step of a release."""
+class Sight(ABC):
+    """What serves one model, by a spec of it that was frozen; to read it takes no claim."""
 
-    release: Release
     environment: Environment
     store: ObjectStore
-    claim: Claim
-
-    @cached_property
-    def spec(self) -> ModelSpec:
-        """The spec as plan froze it: an edit of the file while a release runs changes nothing of it."""
-        return read_frozen_spec(self.store, self.release.model, self.running.spec_digest)
 
     @property
-    def running(self) -> Running:
-        """The ledger's record of this release. Raises Superseded when it is another's."""
-        state = self.claim.check()
-        if state.release is None or state.release.holder != self.release.holder:
-            holder = state.release.holder if state.release else "no release"
-            raise Superseded(self.release.model, self.claim.epoch, state.epoch, holder)
-        return state.release
+    @abstractmethod
+    def model(self) -> str:
+        """The model's name."""
+
+    @property
+    @abstractmethod
+    def spec(self) -> ModelSpec:
+        """The frozen spec, which says where the model is served."""
 
     @property
     def pair(self) -> FleetPair:
@@ -58,21 +52,69 @@ class Step:
     @cached_property
     def archive(self) -> Archive:
         """The model's archive."""
-        return Archive(self.store, self.release.model)
+        return Archive(self.store, self.model)
 
     @cached_property
     def router(self) -> Router:
         """The router that clients speak to."""
         return connect(self.environment)
 
+    def prefix(self, fleet: str) -> ServingPrefix:
+        """Return the model's place in a fleet's serving prefix."""
+        return ServingPrefix(self.store, self.spec.serving.fleet_pair, fleet, self.model)
+
+
+class Seen(Sight):
+    """A model as somebody without its claim sees it."""
+
+    def __init__(self, spec: ModelSpec, environment: Environment, store: ObjectStore) -> None:
+        self._spec = spec
+        self.environment = environment
+        self.store = store
+
+    @property
+    def model(self) -> str:
+        """The name that the spec gives it."""
+        return self._spec.name
+
+    @property
+    def spec(self) -> ModelSpec:
+        """The spec it was seen with."""
+        return self._spec
+
+
+@dataclass(frozen=True)
+class Step(Sight):
+    """One try of one step of a release."""
+
+    release: Release
+    environment: Environment
+    store: ObjectStore
+    claim: Claim
+
+    @property
+    def model(self) -> str:
+        """The model that is released."""
+        return self.release.model
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """The spec as plan froze it: an edit of the file while a release runs changes nothing of it."""
+        return read_frozen_spec(self.store, self.model, self.running.spec_digest)
+
+    @property
+    def running(self) -> Running:
+        """The ledger's record of this release. Raises Superseded when it is another's."""
+        state = self.claim.check()
+        if state.release is None or state.release.holder != self.release.holder:
+            holder = state.release.holder if state.release else "no release"
+            raise Superseded(self.model, self.claim.epoch, state.epoch, holder)
+        return state.release
+
     @cached_property
     def looks(self) -> Looks:
         """The looks of this try of the release."""
-        return Looks(self.store, self.release.model, self.release.version, self.release.holder)
-
-    def prefix(self, fleet: str) -> ServingPrefix:
-        """Return the model's place in a fleet's serving prefix."""
-        return ServingPrefix(self.store, self.spec.serving.fleet_pair, fleet, self.release.model)
+        return Looks(self.store, self.model, self.release.version, self.release.holder)
 
     def check(self) -> None:
         """Raise Superseded when a newer epoch exists; called just before each write."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from model_release.environment import FLEETS
 from model_release.ledger.state import State, WeightRecord, Weights
-from model_release.steps.context import Step
+from model_release.steps.context import Sight, Step
 from model_release.traffic.router import Route
 
 CONFIRM_TIMEOUT_S = 15
 
 
-def route_of(state: State, step: Step, *, canary_percent: int) -> Route:
+def route_of(state: State, sight: Sight, *, canary_percent: int) -> Route:
     """Return the route that gives the canary its share and stable the rest; without either, no weight at all."""
     weights: dict[str, int] = dict.fromkeys(FLEETS, 0)
     versions: dict[str, int | None] = dict.fromkeys(FLEETS)
@@ -22,8 +22,8 @@ def route_of(state: State, step: Step, *, canary_percent: int) -> Route:
         versions[state.canary.fleet] = state.canary.version
     return Route(
         model=state.model,
-        pair=step.spec.serving.fleet_pair,
-        epoch=step.claim.epoch,
+        pair=sight.spec.serving.fleet_pair,
+        epoch=state.epoch,
         stable=state.stable.fleet if state.stable else None,
         canary=state.canary.fleet if state.canary else None,
         weights=weights,

@@ -13,7 +13,7 @@ from model_release.build import RECORDED
 from model_release.errors import BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
 from model_release.repository.manifest import Manifest
 from model_release.spec import ModelSpec
-from model_release.steps.context import Step, read_frozen_spec
+from model_release.steps.context import Sight, Step, read_frozen_spec
 from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
 
@@ -22,42 +22,42 @@ _QUIET_S = 1.0
 _QUIET_DEADLINE_S = 20
 
 
-def sealed_config(step: Step, version: int) -> Any:
+def sealed_config(sight: Sight, version: int) -> Any:
     """Return the sealed ModelConfig of a version: the tuned one if there is one, else the base's."""
-    manifest = step.archive.sealed(version, "tuned") or step.archive.require(version)
+    manifest = sight.archive.sealed(version, "tuned") or sight.archive.require(version)
     with TemporaryDirectory() as folder:
-        text = step.archive.read_sealed(manifest, CONFIG, Path(folder) / CONFIG).read_text()
+        text = sight.archive.read_sealed(manifest, CONFIG, Path(folder) / CONFIG).read_text()
     config = configs.parse(text)
     if configs.release_digest(config) != manifest.release_digest:
-        key = step.archive.key(version, manifest.part, CONFIG)
+        key = sight.archive.key(version, manifest.part, CONFIG)
         raise BytesDiffer(key, configs.release_digest(config), manifest.release_digest)
     return config
 
 
-def spec_of(step: Step, base: Manifest) -> ModelSpec:
+def spec_of(sight: Sight, base: Manifest) -> ModelSpec:
     """Return the spec that a version was made of; an older one may have other outputs and tolerances."""
-    return read_frozen_spec(step.store, step.release.model, base.spec_digest)
+    return read_frozen_spec(sight.store, sight.model, base.spec_digest)
 
 
-def recorded_samples(step: Step, base: Manifest) -> dict[str, np.ndarray[Any, Any]]:
+def recorded_samples(sight: Sight, base: Manifest) -> dict[str, np.ndarray[Any, Any]]:
     """Return a version's recorded samples: `input__<name>` and `output__<name>`, batch axis first."""
     with TemporaryDirectory() as folder:
-        path = step.archive.read_sealed(base, RECORDED, Path(folder) / RECORDED)
+        path = sight.archive.read_sealed(base, RECORDED, Path(folder) / RECORDED)
         with np.load(path, allow_pickle=False) as arrays:
             return {name: arrays[name] for name in arrays.files}
 
 
-def prove(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
+def prove(sight: Sight, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
     """Prove on each replica's own port that it serves exactly this version and config, and answers rightly."""
-    spec = spec_of(step, base)
+    spec = spec_of(sight, base)
     return fleets.prove(
-        step.pair.fleet(fleet),
-        step.release.model,
+        sight.pair.fleet(fleet),
+        sight.model,
         base.version,
         config,
-        recorded_samples(step, base),
+        recorded_samples(sight, base),
         {tensor.name: spec.tolerance(tensor.name) for tensor in spec.outputs},
-        step.environment,
+        sight.environment,
     )
 
 
