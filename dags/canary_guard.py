@@ -1,5 +1,5 @@
 """
-Airflow DAG `canary_guard`: every minute, return to 0 each canary whose release has died.
+Airflow DAG `canary_guard`: every minute, return each canary whose release has died, and heal what serves.
 
 It is for those who run no `model-release guard` as a process of its own, which also works while Airflow does not.
 """
@@ -10,11 +10,11 @@ from datetime import timedelta
 
 from airflow.sdk import DAG, CronTriggerTimetable
 
-from model_release_airflow.guard import look_after_canaries
+from model_release_airflow.guard import heal, return_orphans
 
 with DAG(
     dag_id="canary_guard",
-    description="Return canaries whose release has died",
+    description="Return canaries whose release has died, heal what serves",
     doc_md=__doc__,
     schedule=CronTriggerTimetable("* * * * *", timezone="UTC"),
     catchup=False,
@@ -22,4 +22,6 @@ with DAG(
     default_args={"owner": "ml-platform", "retries": 0},
     tags=["model-release"],
 ) as dag:
-    look_after_canaries.override(execution_timeout=timedelta(minutes=5))()
+    return_orphans.override(execution_timeout=timedelta(minutes=5))()
+    # A load may take as long as the environment's load_timeout_s, and be tried on several replicas.
+    heal.override(execution_timeout=timedelta(minutes=30))()

@@ -1,4 +1,4 @@
-"""The library's guard as an Airflow task."""
+"""The library's guard as Airflow tasks."""
 
 from __future__ import annotations
 
@@ -16,11 +16,22 @@ log = logging.getLogger(__name__)
 
 
 @task
-def look_after_canaries() -> dict[str, Any]:
-    """Run one round of the guard; fails with every problem, after all models were looked at."""
-    done = library_step("guard").run(environment_of_task())
+def return_orphans() -> dict[str, Any]:
+    """Return the canaries whose release has died; fails with every problem, after all models were looked at."""
+    return _told(library_step("guard").return_orphans(environment_of_task()))
+
+
+@task
+def heal() -> dict[str, Any]:
+    """Heal what serves; fails with every problem, after all models were looked at."""
+    return _told(library_step("guard").heal_all(environment_of_task()))
+
+
+def _told(done: Any) -> dict[str, Any]:
     for each in done.returned:
         log.warning("returned the canary %s of %s: %s", each["version"], each["model"], each["reason"])
+    for each in done.healed:
+        log.warning("healed %s: %s", each["model"], each["act"])
     if done.problems:
         raise AirflowFailException("; ".join(done.problems))
     return asdict(done)

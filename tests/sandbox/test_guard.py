@@ -16,6 +16,7 @@ from model_release.errors import StoreUnavailable, Superseded
 from model_release.ledger.events import Events
 from model_release.repository.store import ObjectStore
 from model_release.steps import benchmark, deploy, export, guard, plan, publish, shift, validate
+from model_release.steps.orphan import is_orphan
 from model_release.traffic import connect
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true
@@ -31,11 +32,7 @@ def canary_weight(model: Model) -> int:
 
 def looked_after(model: Model) -> guard.Round:
     """One round of the guard, without what other tests left."""
-    done = guard.run(model.environment)
-    return guard.Round(
-        [each for each in done.returned if each["model"] == model.name],
-        [problem for problem in done.problems if problem.startswith(f"{model.name}:")],
-    )
+    return guard.run(model.environment, [model.name])
 
 
 @pytest.fixture
@@ -59,7 +56,7 @@ def test_the_guards_process_returns_an_abandoned_canary_and_the_dead_release_sta
     assert looked_after(abandoned) == guard.Round()
     assert abandoned.state == before, "its claim was still good"
 
-    command = [str(Path(sys.executable).with_name("model-release")), "guard", "--every-s", "0.5"]
+    command = [str(Path(sys.executable).with_name("model-release")), "guard", abandoned.name, "--every-s", "0.5"]
     environment = {**os.environ, "MODEL_RELEASE_ENVIRONMENT": str(sandbox.home.environment_file)}
     with Clients(abandoned) as clients:
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
@@ -90,7 +87,7 @@ def test_the_guards_process_returns_an_abandoned_canary_and_the_dead_release_sta
 
 def test_two_guards_and_the_next_release_at_once_leave_one_answer(abandoned: Model) -> None:
     store = ObjectStore(abandoned.environment.s3)
-    await_true(lambda: guard.is_abandoned(abandoned.state, store.now()), "the claim expires", LEASE_S + 10)
+    await_true(lambda: is_orphan(abandoned.state, store.now(), LEASE_S), "the claim expires", LEASE_S + 10)
     rounds: list[guard.Round] = []
     threads = [threading.Thread(target=lambda: rounds.append(looked_after(abandoned))) for _ in range(3)]
     for thread in threads:

@@ -47,21 +47,26 @@ class ServingPrefix:
 
         What is served does not change: config.pbtxt still names the version before. Raises BytesDiffer.
         """
-        several = MODEL_DATA in manifest.files
-        for name, entry in manifest.files.items():
-            if name in (MODEL_FILE, MODEL_DATA):
-                # Several files lie in a folder that has the name of the one.
-                folder = f"{manifest.version}/{MODEL_FILE}" if several else str(manifest.version)
-                target = f"{self._root}{folder}/{name}"
-            elif name.startswith(WARMUP):
-                target = self._root + name
-            else:
-                continue
-            source = archive.key(manifest.version, manifest.part, name)
+        for name, target in self._places(manifest).items():
+            entry, source = manifest.files[name], archive.key(manifest.version, manifest.part, name)
             archive.compare(source, entry)
             check()
             self._store.copy(source, target)
             archive.compare(target, entry)
+
+    def compare(self, archive: Archive, manifest: Manifest) -> None:
+        """Compare the CRC of every file that serves the version with the sealed one. Raises BytesDiffer."""
+        for name, target in self._places(manifest).items():
+            archive.compare(target, manifest.files[name])
+
+    def _places(self, manifest: Manifest) -> dict[str, str]:
+        """Return where each sealed file that Triton reads has its place; several files share a folder."""
+        folder = f"{self._root}{manifest.version}/" + (f"{MODEL_FILE}/" if MODEL_DATA in manifest.files else "")
+        return {
+            name: (self._root if name.startswith(WARMUP) else folder) + name
+            for name in manifest.files
+            if name in (MODEL_FILE, MODEL_DATA) or name.startswith(WARMUP)
+        }
 
     def write_config(self, text: str, check: Callable[[], None]) -> None:
         """Write config.pbtxt in a second of its own: from then on a newborn replica serves what it says."""

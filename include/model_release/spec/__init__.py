@@ -4,7 +4,7 @@ The model config: one YAML file a model, checked whole before anything is touche
 Every field that is accepted is honoured; an unknown key is an error that names its neighbour.
 """
 
-from model_release.spec.canary import Canary, ErrorRateGate, Gate, LatencyGate
+from model_release.spec.canary import Canary, ErrorRateGate, Gate, LatencyGate, Standby
 from model_release.spec.model import ModelSpec, digest_of
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance
 from model_release.spec.section import Section
@@ -30,6 +30,7 @@ __all__ = [
     "Section",
     "Serving",
     "Source",
+    "Standby",
     "Tensor",
     "Tolerance",
     "digest_of",

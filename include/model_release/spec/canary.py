@@ -1,4 +1,4 @@
-"""`canary`: the stages of the traffic shift and how each is judged."""
+"""`canary`: the stages of the traffic shift and how each is judged; `standby`: what stays of the version before."""
 
 from __future__ import annotations
 
@@ -71,3 +71,10 @@ class Canary(Section):
             message = f"gates need names of their own, got {names}"
             raise ValueError(message)
         return self
+
+
+class Standby(Section):
+    """What stays of the version before: it is served without traffic, so that a rollback to it only moves weights."""
+
+    hot_minutes: Annotated[float | None, Field(ge=0)] = 60
+    """After it the guard takes the standby off its fleet; null: never."""

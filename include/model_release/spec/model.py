@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
-from model_release.spec.canary import Canary
+from model_release.spec.canary import Canary, Standby
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance, default_tolerance
 from model_release.spec.section import Section
 from model_release.spec.serving import Benchmark, Serving
@@ -56,6 +56,7 @@ class ModelSpec(Section):
     accuracy: Accuracy | None = None
     embedding: Embedding | None = None
     canary: Canary = Canary()
+    standby: Standby = Standby()
 
     @model_validator(mode="after")
     def _axes_and_names(self) -> ModelSpec:

@@ -91,6 +91,8 @@ class Step(Sight):
     environment: Environment
     store: ObjectStore
     claim: Claim
+    spec_digest: str | None = None
+    """Of the frozen spec to go by; None is that of this very release."""
 
     @property
     def model(self) -> str:
@@ -100,7 +102,7 @@ class Step(Sight):
     @cached_property
     def spec(self) -> ModelSpec:
         """The spec as plan froze it: an edit of the file while a release runs changes nothing of it."""
-        return read_frozen_spec(self.store, self.model, self.running.spec_digest)
+        return read_frozen_spec(self.store, self.model, self.spec_digest or self.running.spec_digest)
 
     @property
     def running(self) -> Running:

@@ -28,19 +28,20 @@ def run(release: Release, environment: Environment, reason: str) -> dict[str, An
     try:
         with begin(release, environment, "roll_back") as step:
             running = step.running
-            judged = any(verdict.get("action") == "rollback" for verdict in running.verdicts.values())
-            return undo(step, reason=_reason(running, reason), rejects=judged)
+            against = verdict_against(running)
+            why = against or reason or running.failure or "no reason was given"
+            return undo(step, reason=why, rejects=against is not None)
     except StoreUnavailable:
         _put_route_back(release, environment)
         raise
 
 
-def _reason(running: Running, given: str) -> str:
-    """Return the words of the gate that stopped the release, else what the caller says, else what failed."""
-    for stage, verdict in running.verdicts.items():
+def verdict_against(running: Running | None) -> str | None:
+    """Return the words of the gate that stopped a release, or None if none did."""
+    for stage, verdict in running.verdicts.items() if running else ():
         if verdict.get("action") == "rollback":
             return f"stage {stage} %: {verdict.get('reason', '')}"
-    return given or running.failure or "no reason was given"
+    return None
 
 
 def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:

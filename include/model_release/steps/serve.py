@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from model_release.build import RECORDED
+from model_release.environment import Fleet
 from model_release.errors import BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
 from model_release.repository.manifest import Manifest
 from model_release.spec import ModelSpec
@@ -49,16 +51,18 @@ def recorded_samples(sight: Sight, base: Manifest) -> dict[str, np.ndarray[Any, 
 
 def prove(sight: Sight, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
     """Prove on each replica's own port that it serves exactly this version and config, and answers rightly."""
-    spec = spec_of(sight, base)
-    return fleets.prove(
-        sight.pair.fleet(fleet),
-        sight.model,
-        base.version,
-        config,
-        recorded_samples(sight, base),
-        {tensor.name: spec.tolerance(tensor.name) for tensor in spec.outputs},
-        sight.environment,
-    )
+    return prover(sight, base, config)(sight.pair.fleet(fleet))
+
+
+def prover(sight: Sight, base: Manifest, config: Any) -> Callable[[Fleet], list[dict[str, Any]]]:
+    """Return the proof of a version, with its recorded samples at hand, for as many fleets as have to give it."""
+    spec, recorded = spec_of(sight, base), recorded_samples(sight, base)
+    tolerances = {tensor.name: spec.tolerance(tensor.name) for tensor in spec.outputs}
+
+    def proved(fleet: Fleet) -> list[dict[str, Any]]:
+        return fleets.prove(fleet, sight.model, base.version, config, recorded, tolerances, sight.environment)
+
+    return proved
 
 
 def load(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
@@ -89,10 +93,10 @@ def take_off(step: Step, fleet: str) -> list[str]:
     if text is not None:
         disabled = configs.disabled(configs.parse(text))
         prefix.write_config(configs.render(disabled, step.claim.epoch), step.check)
-        try:
-            fleets.unload_everywhere(step.pair.fleet(fleet), step.release.model, step.environment, check=step.check)
-        except ReplicaUnavailable as error:
-            problems.append(str(error))
+    try:
+        fleets.unload_everywhere(step.pair.fleet(fleet), step.model, step.environment, check=step.check)
+    except ReplicaUnavailable as error:
+        problems.append(str(error))
     prefix.delete(step.check)
     return problems
 

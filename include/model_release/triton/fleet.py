@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from model_release.environment import Environment, Fleet
+from model_release.environment import Environment, Fleet, Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
 from model_release.spec import Tolerance
 from model_release.triton.compare import differences
@@ -99,6 +99,12 @@ def request_counts(fleet: Fleet, model: str, environment: Environment) -> dict[s
         with ReplicaClient(replica, environment) as client:
             counts[client.name] = sum(entry.succeeded + entry.failed for entry in client.statistics(model))
     return counts
+
+
+def loaded_versions(replica: Replica, model: str, environment: Environment) -> list[int]:
+    """Return the versions that are READY on one replica. Raises ReplicaUnavailable."""
+    with ReplicaClient(replica, environment) as client:
+        return _ready_versions(client.index(model))
 
 
 def _prove_replica(

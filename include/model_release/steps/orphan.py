@@ -1,0 +1,109 @@
+"""orphan: a canary whose release has died goes back; while it is held, it is looked at in the release's place."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from datetime import datetime, timedelta
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.identity import Kind, Release
+from model_release.ledger.state import ClaimRecord, Running, State, StateFile
+from model_release.repository.store import ObjectStore
+from model_release.steps import watch
+from model_release.steps.abort import end_live
+from model_release.steps.context import begin
+from model_release.steps.roll_back import verdict_against
+
+#: A release that only pauses, between two tasks say, is silent for longer than its lease; without traffic it may be.
+GRACE_LEASES = 10
+#: Of a look in the release's place: over before the next round, which looks again.
+_LOOK_LEASE_S = 5
+
+log = logging.getLogger(__name__)
+
+
+def is_orphan(state: State, now: datetime, lease_s: float) -> bool:
+    """
+    Say whether a canary is nobody's: no claim lives, and none is held for a person to decide.
+
+    One that has traffic, or may have, is it as soon as the lease is over; one without, GRACE_LEASES leases later.
+    """
+    if state.canary is None or is_held(state, now):
+        return False
+    shares = [state.weights.intent, state.weights.confirmed]
+    fleet = state.canary.fleet
+    if any(share is None or getattr(share, fleet) > 0 for share in shares):
+        return is_free(state.claim, now, 0)
+    return is_free(state.claim, now, GRACE_LEASES * lease_s)
+
+
+def is_held(state: State, now: datetime) -> bool:
+    """Say whether the canary is held at its stage and no gate has judged it bad."""
+    until = state.claim.held_until if state.claim else None
+    return until is not None and until > now and verdict_against(state.release) is None
+
+
+def is_free(claim: ClaimRecord | None, now: datetime, grace_s: float) -> bool:
+    """Say whether nobody has the claim, or nobody has renewed it for `grace_s` seconds after its end."""
+    return claim is None or claim.expires_at + timedelta(seconds=grace_s) <= now
+
+
+def return_orphan(model: str, store: ObjectStore, environment: Environment) -> dict[str, Any] | None:
+    """
+    Take the orphan of a model out of the traffic and off its fleet; None when there is none.
+
+    A held one is looked at first, and goes back if it is judged bad: the looks' only verb. Raises ClaimHeld and
+    Superseded when somebody else was faster, and whatever keeps the canary from being returned.
+    """
+    file = StateFile(store, model)
+    state, now = file.read(), store.now()
+    if state.canary is not None and is_held(state, now) and is_free(state.claim, now, 0):
+        if state.release is None or _look_for(state.release, model, environment)["action"] != "rollback":
+            return None
+        state = file.read()
+    elif not is_orphan(state, now, environment.lease_s):
+        return None
+    return _end(state, now, environment)
+
+
+def _look_for(running: Running, model: str, environment: Environment) -> dict[str, Any]:
+    """Take a look as the held release itself would, at the stage that it is held at."""
+    stage = next(each for each in running.stages if str(each) not in running.verdicts)
+    release = Release(
+        model,
+        running.version,
+        running.kind,
+        running.run_id,
+        running.clear_number,
+        checkpoint=running.checkpoint,
+        reason=running.reason,
+        by="guard",
+    )
+    return watch.look(release, environment.model_copy(update={"lease_s": _LOOK_LEASE_S}), stage)
+
+
+def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any] | None:
+    against = verdict_against(state.release)
+    reason = against or _silence(state)
+    # A judged one may be taken from a release that comes back in this moment, which would roll back too.
+    kind = Kind.RESTORE if against else Kind.BUILD
+    version = state.canary.version if state.canary else 0
+    run_id = f"guard-{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    guard = Release(state.model, version, kind, run_id, reason=reason, by="guard")
+    with begin(guard, environment, "guard", begins=True) as step:
+        if step.claim.check().canary is None:
+            step.update(claim=None)
+            return None
+        # What nobody judged bad may be released again.
+        result = end_live(step, reason=reason, rejects=against is not None)
+    log.warning("returned the canary %s of %s: %s", result["version"], state.model, reason)
+    return {"model": state.model, **result}
+
+
+def _silence(state: State) -> str:
+    if state.claim is None:
+        return "its release ended without taking it back"
+    claim = state.claim
+    return f"its release {claim.holder} was not heard of since {claim.expires_at:%H:%M:%S} UTC, in {claim.phase}"
