@@ -70,7 +70,7 @@ def _loop(
                 # It stays: a guard that ended with the store would be missing when the store is back.
                 output.say(f"[red]problem[/red] {escape(str(error))}")
             stop.wait(every_s)
-    except BaseException as error:  # noqa: BLE001 - it is raised again where the process ends
+    except BaseException as error:
         broken.append(error)
         stop.set()
 

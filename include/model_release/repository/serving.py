@@ -41,6 +41,10 @@ class ServingPrefix:
         """Return the version folders that lie there, oldest first."""
         return sorted(int(name) for name in self._store.folders(self._root) if name.isdigit())
 
+    def is_empty(self) -> bool:
+        """Say whether nothing of the model lies there; some stores go on listing a folder whose objects are gone."""
+        return not self._store.objects(self._root)
+
     def place(self, archive: Archive, manifest: Manifest, check: Callable[[], None]) -> None:
         """
         Copy the sealed model and its warm-up samples, on the server, and compare each copy's CRC.

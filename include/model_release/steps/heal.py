@@ -235,8 +235,7 @@ def _cool(step: Step, standby: Placement) -> None:
 
 def _left_on(sight: Sight, fleet: str) -> str:
     """Return what a fleet without a role still has of the model; a replica that does not answer is passed over."""
-    prefix = sight.prefix(fleet)
-    if prefix.config() is not None or prefix.versions():
+    if not sight.prefix(fleet).is_empty():
         return "the model's folder"
     for replica in sight.pair.fleet(fleet).replicas:
         if _has_loaded(replica, sight):
