@@ -91,11 +91,15 @@ def test_a_replica_that_lost_stable_loads_it_again_while_another_release_has_the
     plan.run(served.build(BROKEN), served.environment, served.spec)
     before = served.state
     assert before.claim is not None
-    with replica(served, "green", 1) as client:
-        client.unload(served.name)  # as a step does that was paused before the call and wakes up too late
-        await_true(lambda: not client.ready(served.name), "it is unloaded")
-    done = look(served)
+    with Clients(served) as clients:
+        with replica(served, "green", 1) as client:
+            client.unload(served.name)  # as a step does that was paused before the call and wakes up too late
+            await_true(lambda: not client.ready(served.name), "it is unloaded")
+        answered = sum(clients.seen.values())
+        await_true(lambda: sum(clients.seen.values()) > answered + 20, "clients ask meanwhile")
+        done = look(served)
     prove_stable(served)
+    assert clients.failed() == 0, clients.problems[:3]
     assert [each["act"].split(":")[0] for each in done.healed] == [f"triton-green-1 loaded stable {SECOND} again"]
     assert done.problems == []
     assert served.state.claim == before.claim, "the release's claim is its own"

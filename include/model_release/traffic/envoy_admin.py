@@ -99,7 +99,7 @@ class EnvoyAdmin:
     def arms(self, model: str) -> dict[str, ArmCounters]:
         """Return the counters of a model by fleet, of one scrape."""
         generation = self.generation()
-        names = "upstream_rq_completed|upstream_rq_5xx|upstream_rq_retry|upstream_rq_tx_reset|upstream_rq_time"
+        names = "upstream_rq_(completed|404|5xx|retry|tx_reset|time)|retry\\.upstream_rq_2xx"
         pattern = rf"^cluster\.{model}/[a-z]+/[a-z]+\.({names}|upstream_cx_destroy_local_with_active_rq|grpc\.\d+)$"
         metrics = _parse(self._get(f"/stats/prometheus?filter={quote(pattern, safe='')}"))
         return {fleet: _arm(metrics, model, fleet, generation) for fleet in FLEETS}
@@ -107,14 +107,14 @@ class EnvoyAdmin:
 
 def _parse(text: str) -> dict[str, dict[str, int]]:
     """
-    Return Envoy's metrics by cluster: their names without prefix, and a bucket's bound after a colon.
+    Return Envoy's metrics by cluster: their names without prefix, and a status or a bucket's bound after a colon.
 
     The JSON of /stats would do, but has no bucket for what is slower than the last bound.
     """
     metrics: dict[str, dict[str, int]] = {}
     for name, labels, value in _SAMPLE.findall(text):
         given = dict(_LABEL.findall(labels))
-        special = given.get("envoy_response_code_class") or given.get("le")
+        special = given.get("envoy_response_code_class") or given.get("envoy_response_code") or given.get("le")
         own = metrics.setdefault(given.get("envoy_cluster_name", ""), {})
         own[f"{name}:{special}" if special else name] = int(float(value))
     return metrics
@@ -124,7 +124,9 @@ def _arm(metrics: Mapping[str, Mapping[str, int]], model: str, fleet: str, gener
     """
     Add up one fleet over its protocols.
 
-    A retried attempt is a failed request of the arm, though the client never saw it.
+    A retried attempt is a failed request of the arm, though the client never saw it. Over HTTP, so is 404: a replica
+    does not know the model, since no other path is routed. Over gRPC, NOT_FOUND is also the answer to a client that
+    pins a version which is not served; it is retried too, as one that had an answer, but is no fault of the arm.
     """
     requests = errors = 0
     buckets: Counter[str] = Counter()
@@ -132,13 +134,14 @@ def _arm(metrics: Mapping[str, Mapping[str, int]], model: str, fleet: str, gener
         own = metrics.get(cluster_name(model, fleet, protocol), {})
         retried = own.get("upstream_rq_retry", 0)
         if protocol == "grpc":
+            retried -= own.get("retry_upstream_rq_xx:2", 0)
             statuses = {int(name.removeprefix("grpc_")): count for name, count in own.items() if name[:5] == "grpc_"}
             requests += sum(statuses.values()) + retried
             errors += sum(count for status, count in statuses.items() if status in GRPC_ERRORS) + retried
             given_up = own.get("upstream_rq_tx_reset", 0)
         else:
             requests += own.get("upstream_rq_completed", 0) + retried
-            errors += own.get("upstream_rq_xx:5", 0) + retried
+            errors += own.get("upstream_rq_xx:5", 0) + own.get("upstream_rq:404", 0) + retried
             given_up = own.get("upstream_cx_destroy_local_with_active_rq", 0)
         for name, count in own.items():
             if name.startswith(_BUCKET):

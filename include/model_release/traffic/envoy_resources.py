@@ -41,6 +41,16 @@ NOT_ROUTED = (
 )
 
 _TYPES = "type.googleapis.com/envoy"
+# An inference changes nothing, so a request that a dying replica dropped may go to its neighbour, and so may one that a
+# replica does not know the model of: HTTP's 404, gRPC's NOT_FOUND. It is still counted against the arm.
+_DROPPED = "connect-failure,refused-stream,reset"
+_RETRIED: dict[str, Json] = {
+    "http": {"retry_on": f"{_DROPPED},retriable-status-codes", "retriable_status_codes": [404]},
+    "grpc": {
+        "retry_on": f"{_DROPPED},retriable-headers",
+        "retriable_headers": [{"name": "grpc-status", "string_match": {"exact": "5"}}],
+    },
+}
 _UNARY = "/inference.GRPCInferenceService/(ModelInfer|ModelMetadata|ModelReady)"
 _STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
@@ -253,10 +263,8 @@ def _action(route: Route, form: str, weights: dict[str, int], protocol: str) -> 
     return {
         "weighted_clusters": {"clusters": clusters},
         "timeout": "0s" if "stream" in form else REQUEST_TIMEOUT,
-        # An inference changes nothing, so a request that a dying replica dropped may go to its neighbour;
-        # it is still counted against the arm.
         "retry_policy": {
-            "retry_on": "connect-failure,refused-stream,reset",
+            **_RETRIED[protocol],
             "num_retries": 1,
             "retry_host_predicate": [
                 {

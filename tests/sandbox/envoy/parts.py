@@ -25,6 +25,7 @@ from sandbox.envoy import envoy_command
 
 VENV = Path(sys.executable).parent.parent
 MODEL = "digits_classifier"
+LOST = "lost"
 INFER = f"/v2/models/{MODEL}/infer"
 
 
@@ -51,7 +52,8 @@ class HttpReplica(http.server.BaseHTTPRequestHandler):
             time.sleep(1)
         body = self.server.fleet.encode()  # type: ignore[attr-defined]
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.send_response({"broken": 500, "refused": 400}.get(mode, 200))
+            lost = self.server.fleet == LOST  # type: ignore[attr-defined]
+            self.send_response(404 if lost else {"broken": 500, "refused": 400}.get(mode, 200))
             self.send_header("content-length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
@@ -69,6 +71,8 @@ class GrpcReplica(grpc.GenericRpcHandler):
             mode = dict(context.invocation_metadata()).get("x-mode", "")
             if mode == "broken":
                 context.abort(grpc.StatusCode.INTERNAL, "the model failed")
+            if self.fleet == LOST or mode == "not-found":
+                context.abort(grpc.StatusCode.NOT_FOUND, "unknown model or version")
             if mode == "refused":
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such input")
             if mode == "hang":
@@ -79,13 +83,15 @@ class GrpcReplica(grpc.GenericRpcHandler):
 
 
 class Upstreams:
-    """One replica of each fleet, over both protocols."""
+    """One replica of each fleet, over both protocols, and one that has lost the model."""
 
     def __init__(self) -> None:
         self._stop: list[Callable[[], object]] = []
         self.pairs: dict[str, Any] = {
             fleet: {"replicas": [self._replica(fleet)]} for fleet in ("blue", "green", "bench")
         }
+
+        self.lost = self._replica(LOST)
 
     def _replica(self, fleet: str) -> dict[str, str]:
         web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), HttpReplica)

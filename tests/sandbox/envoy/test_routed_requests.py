@@ -260,3 +260,50 @@ def test_a_dead_replica_costs_no_client_an_answer_but_is_counted(sandbox: Sandbo
     counters = router.counters(MODEL, "default")["green"]
     assert counters.errors >= 5
     assert counters.requests == 20 + counters.errors
+
+
+def with_green(sandbox: Sandbox, *replicas: object) -> EnvoyRouter:
+    """Return a router whose canary fleet has these replicas."""
+    values = sandbox.environment.model_dump()
+    values["pairs"]["default"]["green"] = {"replicas": list(replicas)}
+    return EnvoyRouter(Environment.model_validate(values))
+
+
+def test_a_replica_that_lost_the_model_costs_no_client_an_answer_but_is_counted(
+    sandbox: Sandbox, upstreams: Upstreams
+) -> None:
+    router = with_green(sandbox, upstreams.pairs["green"]["replicas"][0], upstreams.lost)
+    put(router, route(MODEL, canary_percent=100))
+    for _ in range(10):
+        assert sandbox.get().body == "green"
+    counters = router.counters(MODEL, "default")["green"]
+    assert 3 <= counters.errors <= 10
+    assert counters.requests == 10 + counters.errors
+    with sandbox.channel() as channel:
+        for _ in range(10):
+            assert call(channel, x_model=MODEL)[0] == "green"
+
+
+def test_a_fleet_that_lost_the_model_is_counted_as_errors(sandbox: Sandbox, upstreams: Upstreams) -> None:
+    router = with_green(sandbox, upstreams.lost)
+    put(router, route(MODEL, canary_percent=100))
+    for _ in range(5):
+        assert sandbox.get().status == 404
+    counters = router.counters(MODEL, "default")["green"]
+    assert counters.requests == counters.errors >= 5
+
+
+def test_a_grpc_client_that_pins_a_version_which_is_not_served_is_no_error_of_the_arm(
+    sandbox: Sandbox, upstreams: Upstreams
+) -> None:
+    green = upstreams.pairs["green"]["replicas"][0]
+    router = with_green(sandbox, green, {**green, "name": "second"})
+    put(router, route(MODEL, canary_percent=100))
+    with sandbox.channel() as channel:
+        for _ in range(4):
+            with pytest.raises(grpc.RpcError) as refused:
+                call(channel, x_model=MODEL, x_mode="not-found")
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+        assert call(channel, x_model=MODEL)[0] == "green"
+    counters = router.counters(MODEL, "default")["green"]
+    assert (counters.requests, counters.errors) == (5, 0)
