@@ -162,10 +162,12 @@ class StateFile:
         `mutate` may be called several times and may raise; then nothing is written.
         """
         nonce = uuid.uuid4().hex
+        after = None
         for _ in range(_TRIES):
             before, etag = self._load()
-            if nonce in before.recent_nonces:
-                return before
+            if after is not None and nonce in before.recent_nonces:
+                # Not `before`: another may have written since, and its epoch is not the caller's.
+                return after
             nonces = [*before.recent_nonces, nonce][-_NONCES:]
             after = mutate(before).model_copy(update={"revision": before.revision + 1, "recent_nonces": nonces})
             body = after.model_dump_json(indent=1).encode()
