@@ -12,8 +12,9 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 NAME ?=
 MODEL ?= digits_classifier
+EVERY ?= 1
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +68,9 @@ clean: down ## remove the state of the sandbox
 
 show-exports: install ## real architectures exported and proved, and what is refused: docs/exports.md (minutes)
 	@$(BIN)/python -m sandbox.exports
+
+show-chaos: install ## a release killed at every instant, its S3 failing at every request; EVERY=5 is a fifth (an hour)
+	@$(BIN)/python -m tests.sandbox.chaos --every $(EVERY)
 
 show-gates: install ## the gates against simulated traffic, beside other rules: docs/gates.md (minutes)
 	@$(BIN)/python -m sandbox.show_gates

@@ -1,0 +1,107 @@
+"""
+make show-chaos: kills a release at every instant, fails its S3 at every request, and counts what did not hold.
+
+It runs on a sandbox of its own: SeaweedFS, Envoy, two fleets of two Tritons, clients all the while.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from sandbox.home import Home
+from tests.sandbox.chaos.faults import FaultyS3
+from tests.sandbox.chaos.story import Chaos, Tally
+from tests.sandbox.conftest import WITHOUT, Sandbox, free_base
+from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, quick_spec, train_all
+
+_MOST = 400
+STEPS = ("plan", "deploy", "shift", "look", "promote", "finish")
+
+
+def main() -> int:
+    """Run every part and print its figures; 0 when nothing was violated."""
+    parser = argparse.ArgumentParser(prog="make show-chaos", description=__doc__)
+    parser.add_argument("--every", type=int, default=1, help="try only every so manieth instant")
+    every: int = parser.parse_args().every
+    parts: list[tuple[str, Callable[[Chaos, Tally, int], None]]] = [
+        ("SIGKILL before each I/O of each step, then a retry", _retried),
+        ("the same, deployed from the archive", _retried_cold),
+        ("SIGKILL before each I/O of each step, then the guard", _left),
+        ("SIGKILL of the guard that ends a dead release, then a guard", _guard),
+        ("S3 cut before, cut after or slowed down at each request", _faulty),
+    ]
+    violations = 0
+    with _chaos() as chaos:
+        for what, part in parts:
+            tally, started = Tally(what), time.monotonic()
+            part(chaos, tally, every)
+            violations += len(tally.violations)
+            print(
+                f"{what:<62} {tally.points:5} points {len(tally.violations):4} violations "
+                f"{time.monotonic() - started:6.0f} s",
+                flush=True,
+            )
+            for violation in tally.violations:
+                print(f"    {violation}", flush=True)
+    return 1 if violations else 0
+
+
+@contextmanager
+def _chaos() -> Iterator[Chaos]:
+    with tempfile.TemporaryDirectory() as folder:
+        sandbox = Sandbox(Home(Path(folder)), free_base())
+        try:
+            sandbox.must("up", *WITHOUT)
+            train_all(sandbox.environment)
+            model = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), sandbox.environment)
+            with Clients(model):
+                model.release(model.build(FIRST))
+                model.release(model.build(SECOND))
+            yield Chaos(model)
+        finally:
+            sandbox.run("down")
+
+
+def _until_nothing(tally: Tally, every: int, once: Callable[[int], object]) -> None:
+    """Go through the instants until no step has so many."""
+    for at in range(0, _MOST, every):
+        before = tally.points
+        once(at)
+        if tally.points == before:
+            return
+
+
+def _retried(chaos: Chaos, tally: Tally, every: int) -> None:
+    _until_nothing(tally, every, lambda at: chaos.killed_and_retried(at, tally, cold=False))
+
+
+def _retried_cold(chaos: Chaos, tally: Tally, every: int) -> None:
+    _until_nothing(tally, every, lambda at: chaos.killed_and_retried(at, tally, cold=True))
+
+
+def _left(chaos: Chaos, tally: Tally, every: int) -> None:
+    for step in STEPS:
+        _until_nothing(tally, every, lambda at, step=step: chaos.killed_and_left(step, at, tally))  # type: ignore[misc]
+
+
+def _guard(chaos: Chaos, tally: Tally, every: int) -> None:
+    _until_nothing(tally, every, lambda at: chaos.guard_killed(at, tally))
+
+
+def _faulty(chaos: Chaos, tally: Tally, every: int) -> None:
+    wire = FaultyS3(chaos.environment.s3.endpoint_url or "")
+    try:
+        _until_nothing(tally, every, lambda at: chaos.faulty(wire, at, tally, cold=at % 2 == 0))
+    finally:
+        wire.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

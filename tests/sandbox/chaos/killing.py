@@ -1,0 +1,122 @@
+"""
+A step in a process of its own that kills itself, with SIGKILL, just before a chosen one of its I/Os.
+
+Before the first, between two and after the last are all the instants that the world outside can tell apart. What
+connects without passing a port is found by Python's audit hook: it would be an instant that nobody tries.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import wraps
+from multiprocessing.connection import Connection
+from typing import Any
+
+from botocore.client import BaseClient
+
+from model_release.benchmark import perf_analyzer
+from model_release.repository.store import ObjectStore
+from model_release.traffic import envoy
+from model_release.traffic.envoy_admin import EnvoyAdmin
+from model_release.triton.replica import ReplicaClient
+from tests.sandbox.forking import forked, received
+
+#: Where a step's I/O passes: S3, the router's files and its admin, the replicas, the load generator.
+PORTS: list[tuple[Any, str]] = [
+    (BaseClient, "_make_api_call"),
+    (envoy, "_replace"),
+    (EnvoyAdmin, "_get"),
+    (ReplicaClient, "_call"),
+    (perf_analyzer, "_execute"),
+]
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """How a try of a step went: killed, or with an error, or well; and the I/Os that it made, in order."""
+
+    killed: bool
+    ios: list[str] = field(default_factory=list)
+    error: str | None = None
+    sentence: str = ""
+    result: Any = None
+    bypasses: list[str] = field(default_factory=list)
+
+
+def attempt(work: Callable[[], Any], *, kill_at: int | None = None, ahead_s: float = 0) -> Attempt:
+    """
+    Run a step; with `kill_at` it dies before that I/O (counted from 0), or after its last if it makes just as many.
+
+    `ahead_s` moves the store's clock: what a guard sees that comes so much later.
+    """
+    with forked(_run, work, kill_at, ahead_s) as (process, pipe):
+        try:
+            told = received(pipe, work)
+        except EOFError:
+            process.join()
+            assert process.exitcode == -signal.SIGKILL, f"it died of {process.exitcode}"
+            return Attempt(killed=True)
+    assert isinstance(told, Attempt)
+    assert told.bypasses == [], "an I/O that passes no port"
+    return told
+
+
+# --- in the step's process -----------------------------------------------------------------------
+
+
+def _run(work: Callable[[], Any], kill_at: int | None, ahead_s: float, pipe: Connection) -> None:
+    now = ObjectStore.now
+    ObjectStore.now = lambda self: now(self) + timedelta(seconds=ahead_s)  # type: ignore[method-assign]
+    watch = _Watch(kill_at)
+    watch.install()
+    error, sentence, result = None, "", None
+    try:
+        result = work()
+        watch.die_if_due()
+    except Exception as raised:
+        error, sentence = type(raised).__name__, str(raised)
+    pipe.send(Attempt(False, watch.ios, error, sentence, result, watch.bypasses))
+
+
+class _Watch:
+    """Counts what passes the ports, kills at the chosen one, and notes what passes beside them."""
+
+    def __init__(self, kill_at: int | None) -> None:
+        self.ios: list[str] = []
+        self.bypasses: list[str] = []
+        self._kill_at = kill_at
+        self._inside = threading.local()
+
+    def install(self) -> None:
+        for owner, name in PORTS:
+            setattr(owner, name, self._counted(getattr(owner, name), name))
+        sys.addaudithook(self._audit)
+
+    def die_if_due(self) -> None:
+        if len(self.ios) == self._kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _counted(self, port: Callable[..., Any], name: str) -> Callable[..., Any]:
+        @wraps(port)
+        def counted(*given: Any, **named: Any) -> Any:
+            depth = getattr(self._inside, "depth", 0)
+            if depth == 0:
+                self.die_if_due()
+                self.ios.append(f"{name} {given[1] if len(given) > 1 else ''}")
+            self._inside.depth = depth + 1
+            try:
+                return port(*given, **named)
+            finally:
+                self._inside.depth = depth
+
+        return counted
+
+    def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event in ("socket.connect", "subprocess.Popen") and not getattr(self._inside, "depth", 0):
+            self.bypasses.append(f"{event} {arguments[1:]}")
