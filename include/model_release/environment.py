@@ -82,6 +82,37 @@ class PerfAnalyzer(Section):
     command: list[str] = ["perf_analyzer"]
 
 
+class Signing(Section):
+    """Who signs what is sealed, and whose signatures are believed: OpenSSF Model Signing, by EC keys."""
+
+    private_key: Path | None = None
+    """PEM of the signer's key: P-256, P-384 or P-521."""
+    private_key_password: SecretStr | None = None
+    pkcs11_uri: SecretStr | None = None
+    """In place of a file: the signer's key in a token, by RFC 7512; it may hold the PIN."""
+    pkcs11_modules: list[Path] = []
+    """Folders in which the URI's module-name is looked for."""
+    trusted: list[Path] = []
+    """PEM of each pinned signer's public key; several while one takes over from another."""
+    require: bool = False
+    """Nothing is put on a fleet unless a pinned signer signed it and each of its bytes is as it was signed."""
+
+    @property
+    def signs(self) -> bool:
+        """Whether there is a signer."""
+        return self.private_key is not None or self.pkcs11_uri is not None
+
+    @model_validator(mode="after")
+    def _holds_together(self) -> Signing:
+        if self.private_key is not None and self.pkcs11_uri is not None:
+            raise ValueError("private_key and pkcs11_uri are two signers: name one")
+        if self.private_key_password is not None and self.private_key is None:
+            raise ValueError("private_key_password is there without a private_key")
+        if self.require and not self.trusted:
+            raise ValueError("require needs at least one public key in trusted")
+        return self
+
+
 class Environment(Section):
     """All that a step needs to know of the world."""
 
@@ -91,6 +122,7 @@ class Environment(Section):
     perf_analyzer: PerfAnalyzer = PerfAnalyzer()
     triton_key: SecretStr | None = None
     """`name=value` of Triton's restricted control API, if it is restricted."""
+    signing: Signing = Signing()
     lease_s: Annotated[float, Field(ge=5)] = 120
     load_timeout_s: Annotated[float, Field(gt=0)] = 300
     call_timeout_s: Annotated[float, Field(gt=0)] = 10

@@ -22,7 +22,10 @@ def _sentence(problem: Any, known_keys: dict[tuple[str, ...], list[str]]) -> str
         siblings = known_keys.get(tuple(part for part in path[:-1] if not part.isdigit()), [])
         allowed = f" Allowed here: {', '.join(siblings)}." if siblings else ""
         return f"unknown key {where!r}.{did_you_mean(path[-1], siblings)}{allowed}"
-    got = "" if problem["type"] == "missing" else f" (got {problem['input']!r:.80})"
+    # A section is not shown: it may hold secrets, and its problem names its keys.
+    got = (
+        "" if problem["type"] == "missing" or isinstance(problem["input"], dict) else f" (got {problem['input']!r:.80})"
+    )
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from model_release.cli.output import Output
+from model_release.environment import Signing
 from model_release.errors import BadModelConfig
 from model_release.repository.probe import probe
+from model_release.repository.signing import require_usable
 from model_release.spec_files import find_spec, load_specs
 
 
@@ -22,7 +24,7 @@ def check(
     names: Annotated[list[str] | None, typer.Argument(help="Models; all of them without a name.")] = None,
     store: Annotated[bool, typer.Option("--store", help="Also try each S3 verb that a release relies on.")] = False,
 ) -> None:
-    """Check model configs; every problem in one run, nothing is touched. With --store, S3 too, in a key of its own."""
+    """Check model configs and the environment's keys, nothing is touched. With --store, S3 too, in a key of its own."""
     output: Output = context.obj
     if names:
         specs, problems = {}, []
@@ -38,6 +40,14 @@ def check(
         output.say(f"[green]ok[/green]  {name}: {schedule}; stages {spec.canary.stages}")
     for problem in problems:
         output.say(f"[red]bad[/red] {problem}")
+    signing = output.environment.signing if output.environment_file is not None else Signing()
+    require_usable(signing, signer=False)
+    if signing.signs or signing.trusted:
+        signer = "signs and believes" if signing.signs else "believes"
+        required = "required" if signing.require else "not required"
+        output.say(
+            f"[green]ok[/green]  the keys: it {signer} {len(signing.trusted)} signers; signatures are {required}"
+        )
     verbs = probe(output.environment.s3) if store else []
     if verbs:
         output.say(f"[green]ok[/green]  the store {output.environment.s3.bucket}: {', '.join(verbs)}")

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,11 @@ class Output:
         for row in rows:
             table.add_row(*(escape(str("" if cell is None else cell)) for cell in row))
         _people.print(table)
+
+
+def new_run_id(what: str) -> str:
+    """Return the id of a run that the command line begins."""
+    return f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 def error_line(error: ReleaseError, as_json: bool) -> None:

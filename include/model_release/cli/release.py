@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import getpass
 import json
-import uuid
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
 
-from model_release.cli.output import Output
+from model_release.cli.output import Output, new_run_id
 from model_release.identity import Kind, Release, version_of
 from model_release.ledger.state import StateFile
 from model_release.repository.store import ObjectStore
@@ -40,7 +39,7 @@ def release(
         model=name,
         version=version or version_of(datetime.now(UTC)),
         kind=Kind.BUILD,
-        run_id=_run_id("release"),
+        run_id=new_run_id("release"),
         checkpoint=checkpoint,
         by=getpass.getuser(),
     )
@@ -60,14 +59,16 @@ def rollback(
     state = StateFile(ObjectStore(output.environment.s3), output.spec(name).name).read()
     if to is None and state.canary is not None:
         aborted = Release(
-            name, state.canary.version, Kind.RESTORE, _run_id("abort"), reason=reason, by=getpass.getuser()
+            name, state.canary.version, Kind.RESTORE, new_run_id("abort"), reason=reason, by=getpass.getuser()
         )
         result = abort.run(aborted, output.environment)
         output.say(f"[green]ok[/green] the canary {result['version']} of {name} is gone and rejected: {reason}")
         output.give(result)
         return
     version = to if to is not None else abort.target(state)
-    _tell_story(output, Release(name, version, Kind.RESTORE, _run_id("rollback"), reason=reason, by=getpass.getuser()))
+    _tell_story(
+        output, Release(name, version, Kind.RESTORE, new_run_id("rollback"), reason=reason, by=getpass.getuser())
+    )
 
 
 def step(
@@ -99,10 +100,6 @@ def step(
     result = import_module(f"model_release.steps.{which}").run(asked, output.environment, *arguments)
     output.say(f"[green]ok[/green] {which}: {json.dumps(result, default=str)}")
     output.give(result)
-
-
-def _run_id(what: str) -> str:
-    return f"{what}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
 
 
 def _tell_story(output: Output, asked: Release) -> None:

@@ -4,6 +4,8 @@ Every error of the library, as classes that take facts and build the sentence.
     ReleaseError
     ├── BadInput                 the user has to change something
     │   ├── BadModelConfig       a model config or environment file does not hold
+    │   ├── SigningKeyUnusable   a key of the environment's signing does not open
+    │   ├── SignerMissing
     │   ├── StoreLacksVerb       an S3 without conditional writes, or another verb that is relied on
     │   ├── UnknownModel
     │   ├── CheckpointMissing
@@ -24,6 +26,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── ClaimHeld
     │   ├── Superseded
     │   ├── VersionTaken
+    │   ├── SignatureMissing     the environment requires one
     │   ├── VersionNotFound
     │   ├── VersionRejected
     │   ├── StaleBuild
@@ -42,6 +45,7 @@ Every error of the library, as classes that take facts and build the sentence.
         │   ├── BatchDependent
         │   └── NotDeterministic
         ├── BytesDiffer
+        ├── SignatureInvalid     nobody who is believed signed what lies there
         ├── LoadFailed
         ├── ProofFailed
         ├── AccuracyTooLow
@@ -71,6 +75,8 @@ from model_release.errors.bad_input import (
     ModelRefusesInputs,
     ProviderMissing,
     SamplesUnusable,
+    SignerMissing,
+    SigningKeyUnusable,
     StoreLacksVerb,
     TensorsDoNotMatch,
     UnknownModel,
@@ -93,6 +99,7 @@ from model_release.errors.failed import (
     RolledBack,
     RouteNotConfirmed,
     RouteUnreadable,
+    SignatureInvalid,
 )
 from model_release.errors.proof import (
     AccuracyNotProven,
@@ -116,6 +123,7 @@ from model_release.errors.refused import (
     NoAdvanceVerdict,
     NothingToRollBackTo,
     RouteTakenOver,
+    SignatureMissing,
     StaleBuild,
     Superseded,
     VersionNotFound,
@@ -173,6 +181,10 @@ __all__ = [
     "RouteUnreadable",
     "RouterUnavailable",
     "SamplesUnusable",
+    "SignatureInvalid",
+    "SignatureMissing",
+    "SignerMissing",
+    "SigningKeyUnusable",
     "StableUnusable",
     "StaleBuild",
     "StoreLacksVerb",

@@ -27,6 +27,26 @@ class StoreLacksVerb(BadInput):
         )
 
 
+class SigningKeyUnusable(BadInput):
+    """A key that the environment's `signing` names does not open."""
+
+    def __init__(self, which: str, why: str) -> None:
+        super().__init__(
+            f"{which} of the environment's signing cannot be used: {why}. Nothing was signed or verified. Name a PEM "
+            "of an EC key (P-256, P-384 or P-521) that this process may read; 'model-release check' tries it."
+        )
+
+
+class SignerMissing(BadInput):
+    """Something has to be signed and the environment has no signer."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the environment has no signer: signing.private_key and signing.pkcs11_uri are empty, and what is not "
+            "signed could not be deployed. Name one of them, or build where there is a signer and import the version."
+        )
+
+
 class UnknownModel(BadInput):
     """No config of that name exists."""
 

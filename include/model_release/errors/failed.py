@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from model_release.errors.base import Failed
+from model_release.errors.base import Failed, listing
 
 
 class BytesDiffer(Failed):
@@ -12,6 +12,17 @@ class BytesDiffer(Failed):
 
     def __init__(self, key: str, got: str, sealed: str) -> None:
         super().__init__(f"the bytes of {key} changed: got {got}, sealed as {sealed}. It is not served.")
+
+
+class SignatureInvalid(Failed):
+    """What is signed is not what lies there, or nobody who is believed signed it."""
+
+    def __init__(self, key: str, why: str, pinned: Sequence[str]) -> None:
+        super().__init__(
+            f"no signature of {key} is believed: {why}. It is put on no fleet. Pinned are {listing(pinned)}. If the "
+            "signer changed, add its public key to signing.trusted; if not, find out who wrote there, and restore "
+            "another version."
+        )
 
 
 class LoadFailed(Failed):

@@ -38,6 +38,18 @@ class VersionTaken(Refused):
         )
 
 
+class SignatureMissing(Refused):
+    """The environment requires signatures and the version has none of what is sealed now."""
+
+    def __init__(self, model: str, version: int, part: str, others: int, pinned: Sequence[str]) -> None:
+        there = f"the {others} signatures there are of other manifests" if others else "there is no signature"
+        super().__init__(
+            f"version {version} of {model} is not signed: {there}, {part}/manifest.json has none. It is put on no "
+            f"fleet. The environment believes {listing(pinned)}. If you vouch for the version, sign it: "
+            f"model-release sign {model} {version}."
+        )
+
+
 class VersionNotFound(Refused):
     """The archive holds no such sealed version."""
 

@@ -123,7 +123,7 @@ class Archive:
         for name, entry in manifest.files.items():
             self.compare(self.key(manifest.version, manifest.part, name), entry)
         self._clear_leftovers(manifest, check)
-        body = manifest.model_dump_json(indent=1).encode()
+        body = manifests.body_of(manifest)
         check()
         try:
             self._store.put(self.key(manifest.version, manifest.part, manifests.NAME), body, if_absent=True)

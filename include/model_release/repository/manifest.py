@@ -51,6 +51,11 @@ class Manifest(Section):
     by: str = ""
 
 
+def body_of(manifest: Manifest) -> bytes:
+    """Return the bytes that seal a part: what is written, and what a signature is of."""
+    return manifest.model_dump_json(indent=1).encode()
+
+
 def describe(path: Path) -> FileEntry:
     """Return the sums and the size of a file on disk, read once in chunks."""
     sha256, crc, size_bytes = hashlib.sha256(), 0, 0

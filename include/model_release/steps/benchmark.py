@@ -34,7 +34,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Find the config that serves the version best, compare it with stable's, and seal it.
 
-    Raises LoadFailed, ProofFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet.
+    Raises LoadFailed, ProofFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet,
+    and what `put_on` raises for a signature.
     """
     with begin(release, environment, "benchmark") as step:
         sealed = step.archive.sealed(release.version, "tuned")
@@ -148,4 +149,5 @@ def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str
             "by": step.release.by,
         }
     )
+    step.signatures.sign(manifest, step.check)
     step.archive.seal(manifest, step.check)

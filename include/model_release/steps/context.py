@@ -20,6 +20,7 @@ from model_release.ledger.looks import Looks
 from model_release.ledger.state import Running, State, StateFile
 from model_release.repository.archive import Archive
 from model_release.repository.serving import ServingPrefix
+from model_release.repository.signatures import Signatures
 from model_release.repository.store import KeyAbsent, ObjectStore
 from model_release.spec import ModelSpec, digest_of
 from model_release.traffic import connect
@@ -53,6 +54,11 @@ class Sight(ABC):
     def archive(self) -> Archive:
         """The model's archive."""
         return Archive(self.store, self.model)
+
+    @cached_property
+    def signatures(self) -> Signatures:
+        """Who signed the model's versions; what it read once it remembers, so a step's own."""
+        return Signatures(self.store, self.model, self.environment.signing)
 
     @cached_property
     def router(self) -> Router:

@@ -18,11 +18,13 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Bring the version onto the canary fleet and prove it on each replica's own port; a standby is used if it is it.
 
-    Raises VersionNotFound, BytesDiffer, LoadFailed, ProofFailed, ReplicaUnavailable; no weight was moved then.
+    Raises VersionNotFound, SignatureMissing, SignatureInvalid, BytesDiffer, LoadFailed, ProofFailed,
+    ReplicaUnavailable; no weight was moved then.
     """
     with begin(release, environment, "deploy") as step:
         fleet = step.running.fleet
         base = step.archive.require(release.version)
+        step.signatures.require(base)  # a standby too: it is proved by what lies in the archive now
         config = sealed_config(step, release.version)
         placed = Placement(fleet=fleet, version=release.version, digest=configs.release_digest(config))
         warm = step.claim.check().standby == placed

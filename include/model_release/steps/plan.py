@@ -12,6 +12,7 @@ from model_release.gates.plan import needed_requests
 from model_release.identity import Kind, Release, date_of
 from model_release.ledger.state import Running, State
 from model_release.repository.probe import require_verbs
+from model_release.repository.signing import require_usable
 from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Step, begin, freeze_spec, read_frozen_spec
 from model_release.steps.roll_back import undo
@@ -24,11 +25,12 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
 
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint and `lines` for people.
     Raises StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable, ContractBroken,
-    ReplicaUnavailable.
+    ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing, SignatureInvalid.
     """
     pair = environment.pair(spec.serving.fleet_pair)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     with begin(release, environment, "plan", begins=True) as step:
+    require_usable(environment.signing, signer=release.kind is Kind.BUILD)
         state = step.claim.check()
         started_at = step.store.now()
         digest = freeze_spec(step.store, spec, step.check)
@@ -72,6 +74,7 @@ def _refuse(step: Step, state: State) -> None:
     rejection = state.rejection_of(release.version)
     if rejection is not None:
         raise VersionRejected(release.model, release.version, rejection.reason)
+        step.signatures.require_signer_of(release.version)
     if release.version < state.newest_decision:
         raise StaleBuild(release.model, release.version, state.newest_decision)
 

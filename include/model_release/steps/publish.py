@@ -24,7 +24,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     Seal the version: what validate proved, and the config that serves it.
 
     Raises VersionTaken, BytesDiffer when an ONNX file is not the one that was proved, and what the proof found when
-    it did not hold.
+    it did not hold; SigningKeyUnusable.
     """
     with begin(release, environment, "publish") as step, TemporaryDirectory() as name:
         sealed = step.archive.sealed(release.version)
@@ -62,6 +62,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             sealed_at=step.store.now(),
             by=release.by,
         )
+        step.signatures.sign(manifest, step.check)
         manifest = step.archive.seal(manifest, step.check)
         step.event("published", release_digest=manifest.release_digest, files=sorted(files))
         return {"already_sealed": False, "release_digest": manifest.release_digest}

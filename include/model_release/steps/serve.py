@@ -73,7 +73,12 @@ def load(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, 
 
 
 def put_on(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
-    """Bring a sealed version onto a fleet and prove it there; the version before is then deleted from the prefix."""
+    """
+    Bring a sealed version onto a fleet and prove it there; the version before is then deleted from the prefix.
+
+    Raises SignatureMissing, SignatureInvalid, BytesDiffer before anything is touched, if signatures are required.
+    """
+    step.signatures.require(base)
     prefix = step.prefix(fleet)
     prefix.place(step.archive, base, step.check)
     proofs = load(step, fleet, base, config)
