@@ -1,4 +1,8 @@
-"""orphan: a canary whose release has died goes back; while it is held, it is looked at in the release's place."""
+"""
+orphan: a canary whose release has died goes back; while it is held, it is looked at in the release's place.
+
+A release that died without a canary has left its claim alone, which is taken from it too, for people to see.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,11 @@ def return_orphan(model: str, store: ObjectStore, environment: Environment) -> d
     """
     file = StateFile(store, model)
     state, now = file.read(), store.now()
-    if state.canary is not None and is_held(state, now) and is_free(state.claim, now, 0):
+    if state.canary is None:
+        if state.claim is not None and is_free(state.claim, now, GRACE_LEASES * environment.lease_s):
+            _end_claim(state, now, environment)
+        return None
+    if is_held(state, now) and is_free(state.claim, now, 0):
         if state.release is None or _look_for(state.release, model, environment)["action"] != "rollback":
             return None
         state = file.read()
@@ -84,14 +92,21 @@ def _look_for(running: Running, model: str, environment: Environment) -> dict[st
     return watch.look(release, environment.model_copy(update={"lease_s": _LOOK_LEASE_S}), stage)
 
 
+def _end_claim(state: State, now: datetime, environment: Environment) -> None:
+    """Free the claim of a release that died without a canary, and say of it that it failed."""
+    with begin(_guard(state, now, Kind.BUILD, _silence(state)), environment, "guard", begins=True) as step:
+        running = step.claim.check().release
+        if running is not None and running.outcome == "running":
+            running = running.model_copy(update={"outcome": "failed", "failure": running.failure or _silence(state)})
+        step.update(claim=None, release=running)
+        step.event("ended", reason=_silence(state))
+
+
 def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any] | None:
     against = verdict_against(state.release)
     reason = against or _silence(state)
     # A judged one may be taken from a release that comes back in this moment, which would roll back too.
-    kind = Kind.RESTORE if against else Kind.BUILD
-    version = state.canary.version if state.canary else 0
-    run_id = f"guard-{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
-    guard = Release(state.model, version, kind, run_id, reason=reason, by="guard")
+    guard = _guard(state, now, Kind.RESTORE if against else Kind.BUILD, reason)
     with begin(guard, environment, "guard", begins=True) as step:
         if step.claim.check().canary is None:
             step.update(claim=None)
@@ -100,6 +115,12 @@ def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any
         result = end_live(step, reason=reason, rejects=against is not None)
     log.warning("returned the canary %s of %s: %s", result["version"], state.model, reason)
     return {"model": state.model, **result}
+
+
+def _guard(state: State, now: datetime, kind: Kind, reason: str) -> Release:
+    version = next((each.version for each in (state.canary, state.claim, state.stable) if each), 0)
+    run_id = f"guard-{now:%Y%m%dT%H%M%S}-{uuid.uuid4().hex[:6]}"
+    return Release(state.model, version, kind, run_id, reason=reason, by="guard")
 
 
 def _silence(state: State) -> str:

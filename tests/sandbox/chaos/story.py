@@ -105,8 +105,11 @@ class Chaos:
                 if attempt(work, kill_at=at if name == step else None).killed:
                     tally.points += 1
                     self._guard(tally, f"{step} killed at {at}")
+                    ended = self.model.state.release
+                    outcome = ended.outcome if ended else None
                     tally.expect(self.model.state.canary is None, f"{step} killed at {at}: the canary is still there")
                     tally.expect(self._stable() in (before, release.version), f"{step} killed at {at}: another stable")
+                    tally.expect(outcome != "running", f"{step} killed at {at}: its release is said to run")
                     return True
         return False
 
@@ -157,7 +160,7 @@ class Chaos:
         tally.expect(self._archive() == archive, f"{what}: the archive changed")
         tally.expect(events.items() <= self._events().items(), f"{what}: an event was changed or lost")
         state: State = self.model.state
-        tally.expect(state.epoch > epoch, f"{what}: the epoch did not rise")
+        tally.expect(state.epoch >= epoch, f"{what}: the epoch fell")
         tally.expect(state.claim is None, f"{what}: {state.claim} is still held")
         left = look_after(self.model.name, self.environment)
         tally.expect(left == guard.Round(), f"{what}: afterwards the guard found {left}")
