@@ -39,12 +39,11 @@ class VersionTaken(Refused):
 
 
 class SignatureMissing(Refused):
-    """The environment requires signatures and the version has none of what is sealed now."""
+    """The environment requires signatures and a part of the version has none."""
 
-    def __init__(self, model: str, version: int, part: str, others: int, pinned: Sequence[str]) -> None:
-        there = f"the {others} signatures there are of other manifests" if others else "there is no signature"
+    def __init__(self, model: str, version: int, part: str, pinned: Sequence[str]) -> None:
         super().__init__(
-            f"version {version} of {model} is not signed: {there}, {part}/manifest.json has none. It is put on no "
+            f"version {version} of {model} is not signed: {part}/manifest.json has no signature. It is put on no "
             f"fleet. The environment believes {listing(pinned)}. If you vouch for the version, sign it: "
             f"model-release sign {model} {version}."
         )

@@ -1,9 +1,10 @@
 """
 Whose word it is that a sealed version is what was released.
 
-A signature of a part is an object beside it, named by the sha256 of the manifest.json that it signs and by its key. It
-is written before the manifest, so no sealed part lacks it; of two writers that race neither overwrites the other's, and
-the one of the loser signs a manifest that nobody reads. A part may have several: one of a pinned key is enough.
+A signature lies beside the version's parts, so that a part's folder is what was signed, under the part's name, the
+sha256 of the manifest.json that it signs, and its key. It is written before the manifest, so no sealed part lacks it;
+of two writers that race neither overwrites the other's, and the loser's signs a manifest that nobody reads. A part may
+have several: one of a pinned key is enough.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class Signatures:
         self._archive = Archive(store, model)
         self._believed: dict[int, Manifest] = {}
 
-    def folder(self, version: int) -> str:
-        """Return the prefix of the keys of a version's signatures."""
-        return f"archive/{self._model}/{version}/signatures/"
+    def folder(self, version: int, part: Part | None = None) -> str:
+        """Return the prefix of the keys of a version's signatures, or of those of one part."""
+        return f"archive/{self._model}/{version}/signatures/" + (f"{part}/" if part else "")
 
     def sign(self, manifest: Manifest, check: Callable[[], None]) -> str | None:
         """
@@ -48,7 +49,7 @@ class Signatures:
         """
         if not self._signing.signs:
             return None
-        return self._write(manifest.version, manifests.body_of(manifest), manifest.files, check)
+        return self._write(manifests.body_of(manifest), manifest, check)
 
     def sign_sealed(self, version: int) -> list[str]:
         """
@@ -60,7 +61,7 @@ class Signatures:
         parts = self._parts(version)
         for _, manifest in parts:
             self._read_all(manifest)
-        return [self._write(version, body, manifest.files, lambda: None) for body, manifest in parts]
+        return [self._write(body, manifest, lambda: None) for body, manifest in parts]
 
     def require_signer_of(self, version: int) -> None:
         """
@@ -99,18 +100,21 @@ class Signatures:
         """Find a signature of the manifest, as it lies there, by a pinned key."""
         key, reasons = self._archive.key(manifest.version, manifest.part, manifests.NAME), []
         pinned = [str(path) for path in self._signing.trusted]
-        sums = _sums(body, manifest.files)
-        for entry in self._store.objects(f"{self.folder(manifest.version)}{sha256(body).hexdigest()}."):
+        sums, folder = _sums(body, manifest.files), self.folder(manifest.version, manifest.part)
+        found = self._store.objects(folder)
+        if not found:
+            raise SignatureMissing(self._model, manifest.version, manifest.part, pinned)
+        own = f"{folder}{sha256(body).hexdigest()}."
+        for entry in found:
+            if not entry.key.startswith(own):
+                continue
             try:
                 signed.verify(self._signing.trusted, self._store.get(entry.key)[0], sums)
             except (signed.NotVerified, KeyAbsent) as error:
                 reasons.append(f"{entry.key}: {error}")
             else:
                 return
-        if reasons:
-            raise SignatureInvalid(key, "; ".join(reasons), pinned)
-        others = len(self._store.objects(self.folder(manifest.version)))
-        raise SignatureMissing(self._model, manifest.version, manifest.part, others, pinned)
+        raise SignatureInvalid(key, "; ".join(reasons) or "it is another manifest than was signed", pinned)
 
     def _parts(self, version: int) -> list[tuple[bytes, Manifest]]:
         """Return the sealed parts, base first, as they lie there. Raises VersionNotFound, SignatureInvalid."""
@@ -144,9 +148,9 @@ class Signatures:
             for name in manifest.files:
                 self._archive.read_sealed(manifest, name, Path(folder) / "file").unlink()
 
-    def _write(self, version: int, body: bytes, files: Mapping[str, FileEntry], check: Callable[[], None]) -> str:
-        made_by, bundle = signed.sign(self._signing, _sums(body, files))
-        key = f"{self.folder(version)}{sha256(body).hexdigest()}.{made_by[:16]}.sig.json"
+    def _write(self, body: bytes, manifest: Manifest, check: Callable[[], None]) -> str:
+        made_by, bundle = signed.sign(self._signing, _sums(body, manifest.files))
+        key = f"{self.folder(manifest.version, manifest.part)}{sha256(body).hexdigest()}.{made_by[:16]}.sig.json"
         check()
         self._store.put(key, bundle)
         return key
