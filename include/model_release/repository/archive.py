@@ -8,17 +8,19 @@ earlier try left is kept if its bytes are the same and replaced if not. The mani
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from pydantic import ValidationError
 
-from model_release.errors import BytesDiffer, VersionNotFound, VersionTaken
+from model_release.errors import BytesDiffer, StoreUnavailable, VersionNotFound, VersionTaken
 from model_release.repository import manifest as manifests
 from model_release.repository.manifest import FileEntry, Manifest
-from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
+from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore, StoredObject
 
 Part = Literal["base", "tuned"]
+_TRIES = 5
 
 
 class Archive:
@@ -68,18 +70,28 @@ class Archive:
         Raises BytesDiffer when S3 keeps other bytes, VersionTaken when the part was sealed meanwhile.
         """
         entry, key = manifests.describe(path), self.key(version, part, name)
-        try:
-            kept = self._store.head(key)
-        except KeyAbsent:
-            kept = None
-        if kept is None or kept.crc64nvme != entry.crc64nvme:
+        for _ in range(_TRIES):
+            kept = self._kept(key)
+            if kept is not None and kept.crc64nvme == entry.crc64nvme:
+                return entry
             sealed = self.sealed(version, part)
             if sealed is not None:
                 raise VersionTaken(self._model, version, f"{sealed.source.uri} by {sealed.run_id}", str(path.name))
             check()
-            self._store.upload(path, key)
+            try:
+                # On what was there before the check: who was paused since then may not write over another's file.
+                self._store.upload(path, key, replaces=kept.etag if kept else None)
+            except (ConditionFailed, KeyAbsent):
+                continue
             self.compare(key, entry)
-        return entry
+            return entry
+        raise StoreUnavailable(key, f"others wrote it {_TRIES} times, while the claim was held")
+
+    def _kept(self, key: str) -> StoredObject | None:
+        try:
+            return self._store.head(key)
+        except KeyAbsent:
+            return None
 
     def compare(self, key: str, entry: FileEntry) -> None:
         """Compare an object's CRC, as S3 keeps it, with the sealed one. Raises BytesDiffer."""
@@ -140,4 +152,5 @@ class Archive:
         for entry in self._store.objects(self.key(manifest.version, manifest.part, "")):
             if entry.key not in wanted:
                 check()
-                self._store.delete(entry.key)
+                with suppress(ConditionFailed):
+                    self._store.delete(entry.key, if_match=entry.etag)

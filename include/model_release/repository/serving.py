@@ -3,6 +3,10 @@ The serving prefixes: what each fleet's Tritons read, one version a model.
 
 config.pbtxt is written last, since it is what makes Triton serve a version. Triton sees a change only by a rise of
 LastModified, which has a resolution of one second (core's ModelTimestamp): each write waits for a new second.
+
+config.pbtxt is replaced and deleted by compare-and-swap: its text carries the epoch, so S3 itself refuses a writer that
+was paused after its check while a newer epoch wrote. Copies and deletes of a version's files have no such token: equal
+bytes have equal ETags. A writer that wakes up there does one of them before its next check, and the guard heals it.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from collections.abc import Callable
 from model_release.errors import StoreUnavailable
 from model_release.repository.archive import Archive
 from model_release.repository.manifest import Manifest
-from model_release.repository.store import KeyAbsent, ObjectStore
+from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
 
 CONFIG = "config.pbtxt"
 MODEL_FILE = "model.onnx"
@@ -21,6 +25,7 @@ MODEL_FILE = "model.onnx"
 MODEL_DATA = "model.onnx.data"
 WARMUP = "warmup/"
 _SECOND_DEADLINE_S = 10
+_TRIES = 5
 
 
 class ServingPrefix:
@@ -72,11 +77,19 @@ class ServingPrefix:
             if name in (MODEL_FILE, MODEL_DATA) or name.startswith(WARMUP)
         }
 
+    def reserve(self, text: str, check: Callable[[], None]) -> None:
+        """Where no config is, write one that serves nothing: the next can then replace just this one, and no other."""
+        if self.config() is None:
+            self._replace_config(text, check)
+
     def write_config(self, text: str, check: Callable[[], None]) -> None:
-        """Write config.pbtxt in a second of its own: from then on a newborn replica serves what it says."""
+        """
+        Write config.pbtxt in a second of its own: from then on a newborn replica serves what it says.
+
+        `check` raises when the claim is lost, also when another config was written since.
+        """
         self._await_new_second()
-        check()
-        self._store.put(self._root + CONFIG, text.encode())
+        self._replace_config(text, check)
 
     def keep_only(self, version: int, check: Callable[[], None]) -> None:
         """Delete the other versions' objects; Triton does not notice, its config names `version`."""
@@ -86,9 +99,34 @@ class ServingPrefix:
 
     def delete(self, check: Callable[[], None]) -> None:
         """Delete the model's objects, config.pbtxt first, so that no newborn finds a config without its files."""
-        check()
-        self._store.delete(self._root + CONFIG)
+        self._swap_config(check, self._delete_config)
         self._delete(self._root, check)
+
+    def _delete_config(self, etag: str | None) -> None:
+        if etag is not None:
+            self._store.delete(self._root + CONFIG, if_match=etag)
+
+    def _replace_config(self, text: str, check: Callable[[], None]) -> None:
+        key, body = self._root + CONFIG, text.encode()
+        self._swap_config(check, lambda etag: self._store.put(key, body, if_absent=etag is None, if_match=etag))
+
+    def _swap_config(self, check: Callable[[], None], swap: Callable[[str | None], object]) -> None:
+        """Replace or delete the config that was there before the check. Raises what `check` raises."""
+        for _ in range(_TRIES):
+            etag = self._config_etag()
+            check()
+            try:
+                swap(etag)
+            except (ConditionFailed, KeyAbsent):
+                continue  # another wrote it, or a retry met its own first try: it is checked and done again
+            return
+        raise StoreUnavailable(self._root + CONFIG, f"its condition was lost {_TRIES} times, with the claim in hand")
+
+    def _config_etag(self) -> str | None:
+        try:
+            return self._store.head(self._root + CONFIG).etag
+        except KeyAbsent:
+            return None
 
     def _delete(self, prefix: str, check: Callable[[], None]) -> None:
         for entry in self._store.objects(prefix):

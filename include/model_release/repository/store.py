@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -99,6 +99,9 @@ class ObjectStore:
 
     def __init__(self, s3: S3) -> None:
         self._client = s3_client(s3)
+        self._conditions: dict[str, dict[str, str]] = {}
+        for operation in ("PutObject", "CompleteMultipartUpload"):
+            self._client.meta.events.register(f"provide-client-params.s3.{operation}", self._with_condition)
         self._transfer = _TRANSFER
         self._bucket = s3.bucket
         self._prefix = f"{s3.prefix}/" if s3.prefix else ""
@@ -211,21 +214,35 @@ class ObjectStore:
                 Config=self._transfer,
             )
 
-    def delete(self, key: str) -> None:
-        """Delete an object; an absent one is no error."""
-        with mapped_errors(self._where(key)):
-            self._client.delete_object(**self._address(key))
+    def delete(self, key: str, *, if_match: str | None = None) -> None:
+        """Delete an object; an absent one is no error. Raises ConditionFailed when it is another than `if_match`."""
+        condition = {} if if_match is None else {"IfMatch": if_match}
+        with suppress(KeyAbsent), mapped_errors(self._where(key)):
+            self._client.delete_object(**self._address(key), **condition)
 
-    def upload(self, path: Path, key: str) -> None:
-        """Write a file's bytes, in parts if it is large, with a full-object CRC64NVME."""
-        with mapped_errors(self._where(key)):
-            self._client.upload_file(
-                str(path),
-                self._bucket,
-                self._prefix + key,
-                ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
-                Config=self._transfer,
-            )
+    def upload(self, path: Path, key: str, *, replaces: str | None = None) -> None:
+        """
+        Write a file's bytes, in parts if it is large, with a full-object CRC64NVME, to a key that is free.
+
+        Or in place of the object whose ETag is `replaces`. Raises ConditionFailed when another is there.
+        """
+        name = self._prefix + key
+        self._conditions[name] = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
+        try:
+            with mapped_errors(self._where(key)):
+                self._client.upload_file(
+                    str(path),
+                    self._bucket,
+                    name,
+                    ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
+                    Config=self._transfer,
+                )
+        finally:
+            del self._conditions[name]
+
+    def _with_condition(self, params: dict[str, Any], **_: object) -> dict[str, Any]:
+        """Add what boto3's upload_file has no argument for to the request that makes the object."""
+        return {**params, **self._conditions.get(str(params.get("Key")), {})}
 
     def download(self, key: str, path: Path) -> None:
         """Read an object into a file. Raises KeyAbsent."""

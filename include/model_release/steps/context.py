@@ -142,7 +142,8 @@ class Step(Sight):
         return self.claim.change(changed)
 
     def event(self, what: str, **facts: Any) -> None:
-        """Append an event to the ledger."""
+        """Append an event to the ledger. Raises Superseded when a newer epoch exists."""
+        self.check()
         record(self.store, self.release, self.claim.epoch, what, facts)
 
 

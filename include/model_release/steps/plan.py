@@ -16,6 +16,7 @@ from model_release.repository.signing import require_usable
 from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Step, begin, freeze_spec, read_frozen_spec
 from model_release.steps.roll_back import undo
+from model_release.steps.route import apply_route, route_of
 from model_release.triton.replica import ReplicaClient
 
 
@@ -29,8 +30,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     """
     pair = environment.pair(spec.serving.fleet_pair)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
-    with begin(release, environment, "plan", begins=True) as step:
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
+    with begin(release, environment, "plan", begins=True) as step:
         state = step.claim.check()
         started_at = step.store.now()
         digest = freeze_spec(step.store, spec, step.check)
@@ -40,6 +41,9 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
             undo(step, reason=f"superseded by {release.holder}", rejects=False)
             state = step.claim.check()
             step.update(release=_record(release, spec, digest, state, started_at))
+        elif state.stable is not None:
+            # With its epoch in the route, whoever had the claim before writes it no more.
+            apply_route(step, route_of(state, step, canary_percent=0))
         _refuse_broken_contract(step, state, spec)
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
@@ -70,11 +74,11 @@ def _refuse(step: Step, state: State) -> None:
         raise AlreadyStable(release.model, release.version)
     if release.kind is Kind.RESTORE:
         step.archive.require(release.version)
+        step.signatures.require_signer_of(release.version)
         return
     rejection = state.rejection_of(release.version)
     if rejection is not None:
         raise VersionRejected(release.model, release.version, rejection.reason)
-        step.signatures.require_signer_of(release.version)
     if release.version < state.newest_decision:
         raise StaleBuild(release.model, release.version, state.newest_decision)
 

@@ -80,6 +80,7 @@ def put_on(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str
     """
     step.signatures.require(base)
     prefix = step.prefix(fleet)
+    prefix.reserve(configs.render(configs.disabled(config), step.claim.epoch), step.check)
     prefix.place(step.archive, base, step.check)
     proofs = load(step, fleet, base, config)
     prefix.keep_only(base.version, step.check)
