@@ -14,7 +14,7 @@ NAME ?=
 MODEL ?= digits_classifier
 EVERY ?= 1
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -77,3 +77,6 @@ show-gates: install ## the gates against simulated traffic, beside other rules: 
 
 show-overhead: up ## the DAG's wall time against the same release from the command line
 	@$(BIN)/python -m sandbox.show_overhead
+
+show-race: up ## eight processes publish, deploy and restore one model for a minute: one holds it at any time
+	@$(BIN)/python -m sandbox.show_race
