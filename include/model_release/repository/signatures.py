@@ -14,8 +14,6 @@ from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from pydantic import ValidationError
-
 from model_release.environment import Signing
 from model_release.errors import BytesDiffer, SignatureInvalid, SignatureMissing, VersionNotFound
 from model_release.repository import manifest as manifests
@@ -117,31 +115,21 @@ class Signatures:
         raise SignatureInvalid(key, "; ".join(reasons) or "it is another manifest than was signed", pinned)
 
     def _parts(self, version: int) -> list[tuple[bytes, Manifest]]:
-        """Return the sealed parts, base first, as they lie there. Raises VersionNotFound, SignatureInvalid."""
-        found = [part for part in (self._part(version, name) for name in _PARTS) if part is not None]
-        if not found or found[0][1].part != "base":
+        """
+        Return the sealed parts, base first, as they lie there.
+
+        Raises VersionNotFound, BytesDiffer, and SignatureInvalid when tuned is of another base.
+        """
+        base = self._archive.require(version)
+        found = [part for part in (self._archive.seal_of(version, name) for name in _PARTS) if part]
+        if not found or found[0][1] != base:
             raise VersionNotFound(self._model, version, self._archive.versions())
-        base = found[0][1]
         for _, manifest in found[1:]:
             if (manifest.source, manifest.spec_digest) != (base.source, base.spec_digest):
                 key = self._archive.key(version, manifest.part, manifests.NAME)
                 why = f"it is of source {manifest.source.sha256}, and base of {base.source.sha256}"
                 raise SignatureInvalid(key, why, [str(path) for path in self._signing.trusted])
         return found
-
-    def _part(self, version: int, part: Part) -> tuple[bytes, Manifest] | None:
-        key = self._archive.key(version, part, manifests.NAME)
-        try:
-            body, _ = self._store.get(key)
-            manifest = Manifest.model_validate_json(body)
-        except KeyAbsent:
-            return None
-        except ValidationError:
-            raise BytesDiffer(key, "something that is no manifest", "a manifest") from None
-        if (manifest.model, manifest.version, manifest.part) != (self._model, version, part):
-            why = f"it is the manifest of {manifest.model} version {manifest.version}, {manifest.part}"
-            raise SignatureInvalid(key, why, [str(path) for path in self._signing.trusted])
-        return body, manifest
 
     def _read_all(self, manifest: Manifest) -> None:
         with TemporaryDirectory(prefix="model-release-verify-") as folder:

@@ -1,0 +1,322 @@
+"""Signed versions on the real S3 and Tritons: what a pinned signer did not sign reaches no fleet."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+
+from model_release.environment import Environment, Signing
+from model_release.errors import (
+    BytesDiffer,
+    ReleaseError,
+    SignatureInvalid,
+    SignatureMissing,
+    SigningKeyUnusable,
+    VersionTaken,
+)
+from model_release.ledger.events import Events
+from model_release.repository import manifest as manifests
+from model_release.repository.archive import Archive, Part
+from model_release.repository.manifest import Manifest, SourceEntry
+from model_release.repository.signatures import Signatures
+from model_release.repository.store import ObjectStore
+from model_release.steps import sign
+from model_release.steps.story import Told, run
+from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model
+from tests.sandbox.test_archive import FILES, VERSION, unclaimed, written
+from tests.unit.keys import Pair, key_pair
+
+OTHER = VERSION + 1
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Pair:
+    return key_pair(tmp_path, "signer")
+
+
+@pytest.fixture
+def signing(pair: Pair) -> Signing:
+    return Signing(private_key=pair.private, trusted=[pair.public], require=True)
+
+
+@pytest.fixture
+def sealed(store: ObjectStore, signing: Signing, tmp_path: Path) -> Archive:
+    """An archive with two parts of one version, and the first of another, all signed."""
+    archive = Archive(store, "digits")
+    base = written(archive, tmp_path, FILES)
+    config = tmp_path / "config"
+    config.write_bytes(b"tuned")
+    tuned = {"config.pbtxt": archive.write(VERSION, "tuned", "config.pbtxt", config, unclaimed)}
+    for manifest in (base, base.model_copy(update={"part": "tuned", "files": tuned})):
+        Signatures(store, "digits", signing).sign(manifest, unclaimed)
+        archive.seal(manifest, unclaimed)
+    for name in base.files:
+        store.copy(archive.key(VERSION, "base", name), archive.key(OTHER, "base", name))
+    other = base.model_copy(update={"version": OTHER})
+    Signatures(store, "digits", signing).sign(other, unclaimed)
+    archive.seal(other, unclaimed)
+    return archive
+
+
+def signatures_of(store: ObjectStore, version: int = VERSION, part: Part = "base") -> list[str]:
+    return [entry.key for entry in store.objects(Signatures(store, "digits", Signing()).folder(version, part))]
+
+
+def with_the_same_crc(body: bytes) -> bytes:
+    """Change a body so that its CRC64NVME stays: by the generator polynomial, x^64 and what follows, low bit first."""
+    changed = bytearray(body)
+    for place, bit in enumerate("1" + f"{0xAD93D23594C93659:064b}"):
+        changed[place // 8] ^= int(bit) << place % 8
+    return bytes(changed)
+
+
+def test_a_downloaded_part_is_verified_by_the_packages_own_command(
+    store: ObjectStore, sealed: Archive, pair: Pair, tmp_path: Path
+) -> None:
+    for part in ("base", "tuned"):
+        root, folder, signature = sealed.key(VERSION, part, ""), tmp_path / part, tmp_path / f"{part}.sig.json"
+        for entry in store.objects(root):
+            (folder / entry.key.removeprefix(root)).parent.mkdir(parents=True, exist_ok=True)
+            store.download(entry.key, folder / entry.key.removeprefix(root))
+        [key] = signatures_of(store, part=part)
+        store.download(key, signature)
+        assert sha256((folder / "manifest.json").read_bytes()).hexdigest() in key
+        command = [sys.executable, "-m", "model_signing", "verify", "key", "--signature", str(signature)]
+        command += ["--public_key", str(pair.public), str(folder)]
+
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (0, "Verification succeeded\n")
+        (folder / "config.pbtxt").write_bytes(b"name: 'Digits'")
+        assert subprocess.run(command, capture_output=True, timeout=60).returncode == 1
+
+
+def test_what_is_signed_as_it_lies_there_is_believed(store: ObjectStore, sealed: Archive, signing: Signing) -> None:
+    Signatures(store, "digits", signing).require(sealed.require(VERSION))
+    Signatures(store, "digits", signing).require(sealed.require(OTHER))
+
+
+def changed_file(store: ObjectStore, archive: Archive, _: Pair) -> None:
+    store.put(archive.key(VERSION, "base", "model.onnx"), b"0nnx")
+
+
+def changed_file_of_the_same_crc(store: ObjectStore, archive: Archive, _: Pair) -> None:
+    key = archive.key(VERSION, "base", "config.pbtxt")
+    store.put(key, with_the_same_crc(FILES["config.pbtxt"]))
+    archive.compare(key, archive.require(VERSION).files["config.pbtxt"])  # S3's own sum shows nothing
+
+
+def missing_file(store: ObjectStore, archive: Archive, _: Pair) -> None:
+    store.delete(archive.key(VERSION, "tuned", "config.pbtxt"))
+
+
+def changed_manifest(store: ObjectStore, archive: Archive, _: Pair) -> None:
+    changed = archive.require(VERSION).model_copy(update={"summary": {"parity": "held"}})
+    store.put(archive.key(VERSION, "base", manifests.NAME), manifests.body_of(changed))
+
+
+def resealed(store: ObjectStore, archive: Archive) -> bytes:
+    """Write another file and a manifest that fits it, as who can write to S3 would; returns the manifest."""
+    key = archive.key(VERSION, "base", "model.onnx")
+    store.put(key, b"0nnx")
+    entry = manifests.FileEntry(
+        sha256=sha256(b"0nnx").hexdigest(), crc64nvme=str(store.head(key).crc64nvme), size_bytes=4
+    )
+    base = archive.require(VERSION)
+    body = manifests.body_of(base.model_copy(update={"files": {**base.files, "model.onnx": entry}}))
+    store.put(archive.key(VERSION, "base", manifests.NAME), body)
+    return body
+
+
+def changed_file_and_manifest(store: ObjectStore, archive: Archive, _: Pair) -> None:
+    resealed(store, archive)
+
+
+def the_signature_of_before_under_the_new_name(store: ObjectStore, archive: Archive, _: Pair) -> None:
+    body, [old] = resealed(store, archive), signatures_of(store)
+    store.copy(old, old.replace(Path(old).name.split(".")[0], sha256(body).hexdigest()))
+
+
+def signed_by_another(store: ObjectStore, archive: Archive, other: Pair) -> None:
+    resealed(store, archive)
+    Signatures(store, "digits", Signing(private_key=other.private)).sign_sealed(VERSION)
+
+
+def no_signature(store: ObjectStore, _: Archive, __: Pair) -> None:
+    for key in signatures_of(store, part="tuned"):
+        store.delete(key)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "error", "said"),
+    [
+        (changed_file, BytesDiffer, "sha256"),
+        (changed_file_of_the_same_crc, BytesDiffer, "sha256"),
+        (missing_file, BytesDiffer, "nothing"),
+        (changed_manifest, SignatureInvalid, "another manifest than was signed"),
+        (changed_file_and_manifest, SignatureInvalid, "another manifest than was signed"),
+        (the_signature_of_before_under_the_new_name, SignatureInvalid, "other bytes of"),
+        (signed_by_another, SignatureInvalid, "which is not pinned"),
+        (no_signature, SignatureMissing, f"model-release sign digits {VERSION}"),
+    ],
+)
+def test_what_is_not_as_it_was_signed_is_refused(
+    store: ObjectStore,
+    sealed: Archive,
+    signing: Signing,
+    tmp_path: Path,
+    tamper: Callable[[ObjectStore, Archive, Pair], None],
+    error: type[ReleaseError],
+    said: str,
+) -> None:
+    tamper(store, sealed, key_pair(tmp_path, "other"))
+
+    with pytest.raises(error, match=said):
+        Signatures(store, "digits", signing).require(sealed.require(VERSION))
+    Signatures(store, "digits", Signing()).require(sealed.require(VERSION))  # where nobody asks, nothing is read
+
+
+def test_all_of_another_signed_version_in_place_of_one_is_refused(store: ObjectStore, sealed: Archive) -> None:
+    for folder in (sealed.key(OTHER, "base", ""), *signatures_of(store, OTHER)):
+        for entry in store.objects(folder):
+            store.copy(entry.key, entry.key.replace(str(OTHER), str(VERSION)))
+
+    with pytest.raises(BytesDiffer, match=f"got the manifest of digits version {OTHER}"):
+        sealed.require(VERSION)
+
+
+def test_a_part_of_another_base_is_refused(store: ObjectStore, sealed: Archive, signing: Signing) -> None:
+    """Both are signed: the one of the loser of a race was, too."""
+    tuned = sealed.sealed(VERSION, "tuned")
+    assert tuned is not None
+    other = tuned.model_copy(update={"source": SourceEntry(uri="u", sha256="c" * 64)})
+    Signatures(store, "digits", signing).sign(other, unclaimed)
+    store.put(sealed.key(VERSION, "tuned", manifests.NAME), manifests.body_of(other))
+
+    with pytest.raises(SignatureInvalid, match="it is of source cccc"):
+        Signatures(store, "digits", signing).require(sealed.require(VERSION))
+
+
+def test_of_two_that_seal_at_once_the_winner_is_signed(store: ObjectStore, signing: Signing, tmp_path: Path) -> None:
+    archive = Archive(store, "digits")
+    manifest = written(archive, tmp_path, FILES)
+    others = [manifest.model_copy(update={"source": SourceEntry(uri="u", sha256=str(n) * 64)}) for n in range(4)]
+    barrier = threading.Barrier(len(others))
+
+    def seal(mine: Manifest) -> None:
+        Signatures(store, "digits", signing).sign(mine, unclaimed)
+        barrier.wait()
+        with suppress(VersionTaken):
+            archive.seal(mine, unclaimed)
+
+    threads = [threading.Thread(target=seal, args=(other,)) for other in others]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    Signatures(store, "digits", signing).require(archive.require(VERSION))
+    assert len(signatures_of(store)) == len(others)
+
+
+def test_a_signer_takes_over_from_another(
+    store: ObjectStore, sealed: Archive, pair: Pair, signing: Signing, tmp_path: Path
+) -> None:
+    new = key_pair(tmp_path, "new")
+    later = Signing(private_key=new.private, trusted=[new.public], require=True)
+    base = sealed.require(VERSION)
+
+    Signatures(store, "digits", Signing(trusted=[pair.public, new.public], require=True)).require(base)
+    with pytest.raises(SignatureInvalid):
+        Signatures(store, "digits", later).require(base)
+    Signatures(store, "digits", later).sign_sealed(VERSION)
+
+    Signatures(store, "digits", later).require(base)
+    Signatures(store, "digits", signing).require(base)
+
+
+def test_nobody_signs_what_changed_since_it_was_sealed(store: ObjectStore, sealed: Archive, tmp_path: Path) -> None:
+    new = key_pair(tmp_path, "new")
+    before = signatures_of(store)
+    store.put(sealed.key(VERSION, "base", "model.onnx"), b"0nnx")
+
+    with pytest.raises(BytesDiffer):
+        Signatures(store, "digits", Signing(private_key=new.private)).sign_sealed(VERSION)
+    assert signatures_of(store) == before
+
+
+# --- through the Tritons -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def strict(model: Model, signing: Signing) -> Model:
+    """The model where signatures are made and required."""
+    return replace(model, environment=model.environment.model_copy(update={"signing": signing}))
+
+
+def fleets_of(environment: Environment, name: str) -> list[str]:
+    """What lies in the serving prefixes of a model."""
+    keys = [entry.key for entry in ObjectStore(environment.s3).objects("serving/")]
+    return [key for key in keys if f"/{name}/" in key]
+
+
+def test_a_release_is_signed_and_what_changes_on_its_way_reaches_no_fleet(strict: Model) -> None:
+    store = ObjectStore(strict.environment.s3)
+    archive = Archive(store, strict.name)
+    with Clients(strict):
+        strict.release(strict.build(FIRST))
+    assert strict.state.stable is not None
+    served = fleets_of(strict.environment, strict.name)
+    weights = strict.state.weights
+
+    def swap_after_publish(told: Told) -> None:
+        if told.step == "publish":
+            key = archive.key(SECOND, "base", "model.onnx")
+            store.put(key, with_the_same_crc(store.get(key)[0]))
+            archive.compare(key, archive.require(SECOND).files["model.onnx"])
+
+    with pytest.raises(ReleaseError, match=r"the bytes of .*model\.onnx changed: got sha256"):
+        run(strict.build(SECOND), strict.environment, strict.spec, swap_after_publish)
+
+    assert strict.state.stable.version == FIRST
+    assert fleets_of(strict.environment, strict.name) == served
+    assert strict.state.weights.confirmed == weights.confirmed
+
+
+def test_an_unsigned_version_is_restored_only_after_somebody_signs_it(model: Model, signing: Signing) -> None:
+    strict = replace(model, environment=model.environment.model_copy(update={"signing": signing}))
+    with Clients(model):
+        for version in (FIRST, SECOND):
+            model.release(model.build(version))
+        served = fleets_of(strict.environment, strict.name)
+
+        with pytest.raises(SignatureMissing, match=f"model-release sign {model.name} {FIRST}"):
+            strict.release(strict.restore(FIRST))
+        with pytest.raises(SignatureMissing, match=f"model-release sign {model.name} {SECOND}"):
+            strict.release(strict.build(BROKEN))  # it would be compared with stable's version on bench
+        assert strict.steps() == ["plan"]
+        assert fleets_of(strict.environment, strict.name) == served
+
+        done = sign.run(model.name, FIRST, strict.environment, run_id="sign-1", by="tests")
+        restored = strict.release(replace(strict.restore(FIRST), run_id="restore-again"))
+    assert restored["stable"] == FIRST
+    events = Events(ObjectStore(strict.environment.s3), model.name).read()
+    assert [event["signatures"] for event in events if event["what"] == "signed"] == [done["signatures"]]
+    assert [event for event in events if event["what"] == "deployed"][-1]["reused_standby"]
+
+
+def test_a_release_that_nobody_would_believe_begins_nothing(strict: Model, tmp_path: Path) -> None:
+    unpinned = key_pair(tmp_path, "unpinned")
+    signing = strict.environment.signing.model_copy(update={"private_key": unpinned.private})
+    environment = strict.environment.model_copy(update={"signing": signing})
+
+    with pytest.raises(SigningKeyUnusable):
+        run(strict.build(FIRST), environment, strict.spec, lambda _: None)
+    assert strict.state.epoch == 0
