@@ -38,22 +38,26 @@ class Archive:
         """
         Return the manifest of a sealed part, or None if it is not sealed.
 
-        Raises BytesDiffer when the manifest itself is no manifest any more.
+        Raises BytesDiffer when the manifest itself is no manifest any more, or another version's.
         """
-        key = self.key(version, part, manifests.NAME)
-        try:
-            body, _ = self._store.get(key)
-        except KeyAbsent:
         found = self.seal_of(version, part)
         return None if found is None else found[1]
 
     def seal_of(self, version: int, part: Part) -> tuple[bytes, Manifest] | None:
         """Return a part's manifest as it lies there, too: what a signature is of. Raises as `sealed` does."""
+        key = self.key(version, part, manifests.NAME)
+        try:
+            body, _ = self._store.get(key)
+        except KeyAbsent:
             return None
         try:
             manifest = Manifest.model_validate_json(body)
         except ValidationError:
             raise BytesDiffer(key, "something that is no manifest", "a manifest") from None
+        if (manifest.model, manifest.version, manifest.part) != (self._model, version, part):
+            got = f"the manifest of {manifest.model} version {manifest.version}, {manifest.part}"
+            raise BytesDiffer(key, got, f"that of {self._model} version {version}, {part}")
+        return body, manifest
 
     def versions(self) -> list[int]:
         """Return the sealed versions, oldest first."""
@@ -61,39 +65,6 @@ class Archive:
         return sorted(int(name) for name in names if name.isdigit() and self.sealed(int(name)) is not None)
 
     def require(self, version: int) -> Manifest:
-        if (manifest.model, manifest.version, manifest.part) != (self._model, version, part):
-            got = f"the manifest of {manifest.model} version {manifest.version}, {manifest.part}"
-            raise BytesDiffer(key, got, f"that of {self._model} version {version}, {part}")
-        return body, manifest
-
-    def marker_key(self, version: int) -> str:
-        """Return the key that says of a version that it was pruned."""
-        return f"archive/{self._model}/{version}/{markers.NAME}"
-
-    def pruned(self, version: int) -> Pruned | None:
-        """Return who pruned a version, when and why, or None if nobody did. Raises BytesDiffer."""
-        key = self.marker_key(version)
-        try:
-            return Pruned.model_validate_json(self._store.get(key)[0])
-        except KeyAbsent:
-            return None
-        except ValidationError:
-            raise BytesDiffer(key, "something that is no record of a pruning", "one") from None
-
-    def mark_pruned(self, record: Pruned, check: Callable[[], None]) -> Pruned:
-        """Say for good that a version is gone, unless somebody said so before; returns what is said of it."""
-        check()
-        with suppress(ConditionFailed):
-            self._store.put(self.marker_key(record.version), record.model_dump_json(indent=1).encode(), if_absent=True)
-        return self.pruned(record.version) or record
-
-    def refuse_pruned(self, version: int) -> None:
-        """Raise VersionPruned, which says who pruned the version and when."""
-        found = self.pruned(version)
-        if found is not None:
-            raise VersionPruned(
-                self._model, version, f"on {found.at:%Y-%m-%d} by {found.by}", found.why, found.source.uri
-            )
         """Return the manifest of a sealed version. Raises VersionNotFound, listing what there is."""
         found = self.sealed(version)
         if found is None:
