@@ -81,11 +81,11 @@ def _refuse(step: Step, state: State) -> None:
         raise VersionRejected(release.model, release.version, rejection.reason)
     if release.version < state.newest_decision:
         raise StaleBuild(release.model, release.version, state.newest_decision)
+    if state.stable is not None:
+        step.signatures.require_signer_of(state.stable.version)  # bench will have it too, to compare with
 
 
 def _record(release: Release, spec: ModelSpec, digest: str, state: State, started_at: datetime) -> Running:
-    if state.stable is not None:
-        step.signatures.require_signer_of(state.stable.version)  # bench will have it too, to compare with
     first = state.stable is None
     lived = any(promotion.version == release.version for promotion in state.promotions)
     return Running(
