@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model_release.cli import guard, judge, look, model, proof, provenance, release
+from model_release.cli import guard, judge, look, model, proof, provenance, prune, release
 from model_release.cli.output import Output, error_line
 from model_release.errors import ReleaseError, UnknownModel
 
@@ -46,6 +46,7 @@ look.register(app)
 judge.register(app)
 guard.register(app)
 provenance.register(app)
+prune.register(app)
 
 
 def main() -> None:

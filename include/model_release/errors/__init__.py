@@ -28,6 +28,8 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── VersionTaken
     │   ├── SignatureMissing     the environment requires one
     │   ├── VersionNotFound
+    │   │   └── VersionPruned    it was sealed once, and retention took it
+    │   ├── CanaryLive
     │   ├── VersionRejected
     │   ├── StaleBuild
     │   ├── AlreadyStable
@@ -45,6 +47,7 @@ Every error of the library, as classes that take facts and build the sentence.
         │   ├── BatchDependent
         │   └── NotDeterministic
         ├── BytesDiffer
+        ├── DigestDiffers        a version elsewhere is another than is asked for
         ├── SignatureInvalid     nobody who is believed signed what lies there
         ├── LoadFailed
         ├── ProofFailed
@@ -92,6 +95,7 @@ from model_release.errors.base import (
 from model_release.errors.failed import (
     BenchmarkFailed,
     BytesDiffer,
+    DigestDiffers,
     LoadFailed,
     NotAsAsked,
     ObjectiveNotMet,
@@ -118,6 +122,7 @@ from model_release.errors.proof import (
 )
 from model_release.errors.refused import (
     AlreadyStable,
+    CanaryLive,
     ClaimHeld,
     ContractBroken,
     NoAdvanceVerdict,
@@ -127,6 +132,7 @@ from model_release.errors.refused import (
     StaleBuild,
     Superseded,
     VersionNotFound,
+    VersionPruned,
     VersionRejected,
     VersionTaken,
 )
@@ -146,11 +152,13 @@ __all__ = [
     "BatchDependent",
     "BenchmarkFailed",
     "BytesDiffer",
+    "CanaryLive",
     "CheckpointMissing",
     "CheckpointUnreadable",
     "CheckpointUnsafe",
     "ClaimHeld",
     "ContractBroken",
+    "DigestDiffers",
     "EmbeddingMoved",
     "ExportFailed",
     "FactoryFailed",
@@ -194,6 +202,7 @@ __all__ = [
     "Unavailable",
     "UnknownModel",
     "VersionNotFound",
+    "VersionPruned",
     "VersionRejected",
     "VersionTaken",
     "did_you_mean",

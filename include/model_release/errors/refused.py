@@ -57,6 +57,31 @@ class VersionNotFound(Refused):
         super().__init__(f"version {version} of {model} is not in the archive. Sealed versions: {listing(names)}.")
 
 
+class VersionPruned(VersionNotFound):
+    """The version was sealed once, and pruned."""
+
+    def __init__(self, model: str, version: int, when_and_by_whom: str = "", why: str = "", source: str = "") -> None:
+        Refused.__init__(
+            self,
+            f"version {version} of {model} was pruned{f' {when_and_by_whom}' if when_and_by_whom else ''}"
+            f"{f' ({why})' if why else ''}: its files are gone, and it is never built or restored again. "
+            f"Restore a version that is sealed, or release its checkpoint{f' {source}' if source else ''} "
+            "under another version.",
+        )
+
+
+class CanaryLive(Refused):
+    """A version is under test, and what is asked has to wait for its end."""
+
+    retryable = True
+
+    def __init__(self, model: str, version: int, fleet: str) -> None:
+        super().__init__(
+            f"the canary {version} of {model} is live on {fleet}: nothing of {model} is pruned before it is promoted "
+            f"or gone. Wait for it, or end it with 'model-release rollback {model}'."
+        )
+
+
 class VersionRejected(Refused):
     """The version was rolled back before."""
 

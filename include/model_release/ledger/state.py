@@ -131,6 +131,8 @@ class State(Part):
     promotions: list[Promotion] = []
     rejected: list[Rejection] = []
     superseded: list[str] = []
+    pruned: list[int] = []
+    """Versions that were decided to go, before the first of their files went; none is ever released again."""
     release: Running | None = None
 
     def rejection_of(self, version: int) -> Rejection | None:

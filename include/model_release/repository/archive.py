@@ -3,6 +3,8 @@ Every version ever sealed, immutable.
 
 A part of a version is a folder of files and a manifest. Until the manifest is written nobody reads the files: what an
 earlier try left is kept if its bytes are the same and replaced if not. The manifest is written last and only if absent.
+
+A version that was pruned leaves a marker, for good: it is as absent as one that never was, and is never written again.
 """
 
 from __future__ import annotations
@@ -14,9 +16,11 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from model_release.errors import BytesDiffer, StoreUnavailable, VersionNotFound, VersionTaken
+from model_release.errors import BytesDiffer, StoreUnavailable, VersionNotFound, VersionPruned, VersionTaken
 from model_release.repository import manifest as manifests
+from model_release.repository import pruned as markers
 from model_release.repository.manifest import FileEntry, Manifest
+from model_release.repository.pruned import Pruned
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore, StoredObject
 
 Part = Literal["base", "tuned"]
@@ -36,7 +40,7 @@ class Archive:
 
     def sealed(self, version: int, part: Part = "base") -> Manifest | None:
         """
-        Return the manifest of a sealed part, or None if it is not sealed.
+        Return the manifest of a sealed part, or None if it is not sealed, or was pruned.
 
         Raises BytesDiffer when the manifest itself is no manifest any more, or another version's.
         """
@@ -50,6 +54,9 @@ class Archive:
             body, _ = self._store.get(key)
         except KeyAbsent:
             return None
+        # After the manifest, since a marker is written before a manifest is deleted.
+        if self._store.exists(self.marker_key(version)):
+            return None
         try:
             manifest = Manifest.model_validate_json(body)
         except ValidationError:
@@ -59,15 +66,45 @@ class Archive:
             raise BytesDiffer(key, got, f"that of {self._model} version {version}, {part}")
         return body, manifest
 
+    def marker_key(self, version: int) -> str:
+        """Return the key that says of a version that it was pruned."""
+        return f"archive/{self._model}/{version}/{markers.NAME}"
+
+    def pruned(self, version: int) -> Pruned | None:
+        """Return who pruned a version, when and why, or None if nobody did. Raises BytesDiffer."""
+        key = self.marker_key(version)
+        try:
+            return Pruned.model_validate_json(self._store.get(key)[0])
+        except KeyAbsent:
+            return None
+        except ValidationError:
+            raise BytesDiffer(key, "something that is no record of a pruning", "one") from None
+
+    def mark_pruned(self, record: Pruned, check: Callable[[], None]) -> Pruned:
+        """Say for good that a version is gone, unless somebody said so before; returns what is said of it."""
+        check()
+        with suppress(ConditionFailed):
+            self._store.put(self.marker_key(record.version), record.model_dump_json(indent=1).encode(), if_absent=True)
+        return self.pruned(record.version) or record
+
+    def refuse_pruned(self, version: int) -> None:
+        """Raise VersionPruned, which says who pruned the version and when."""
+        found = self.pruned(version)
+        if found is not None:
+            raise VersionPruned(
+                self._model, version, f"on {found.at:%Y-%m-%d} by {found.by}", found.why, found.source.uri
+            )
+
     def versions(self) -> list[int]:
         """Return the sealed versions, oldest first."""
         names = self._store.folders(f"archive/{self._model}/")
         return sorted(int(name) for name in names if name.isdigit() and self.sealed(int(name)) is not None)
 
     def require(self, version: int) -> Manifest:
-        """Return the manifest of a sealed version. Raises VersionNotFound, listing what there is."""
+        """Return the manifest of a sealed version. Raises VersionPruned; VersionNotFound, listing what there is."""
         found = self.sealed(version)
         if found is None:
+            self.refuse_pruned(version)
             raise VersionNotFound(self._model, version, self.versions())
         return found
 
@@ -76,7 +113,7 @@ class Archive:
         Put a file into a part that is not sealed yet, and verify what S3 keeps of it.
 
         `check` raises when the claim is lost; it is called before anything of an earlier try is replaced.
-        Raises BytesDiffer when S3 keeps other bytes, VersionTaken when the part was sealed meanwhile.
+        Raises BytesDiffer when S3 keeps other bytes, VersionTaken when the part was sealed meanwhile, VersionPruned.
         """
         entry, key = manifests.describe(path), self.key(version, part, name)
         for _ in range(_TRIES):
@@ -86,6 +123,7 @@ class Archive:
             sealed = self.sealed(version, part)
             if sealed is not None:
                 raise VersionTaken(self._model, version, f"{sealed.source.uri} by {sealed.run_id}", str(path.name))
+            self.refuse_pruned(version)
             check()
             try:
                 # On what was there before the check: who was paused since then may not write over another's file.
@@ -134,17 +172,21 @@ class Archive:
             raise BytesDiffer(key, f"sha256 {got}", f"sha256 {entry.sha256}")
         return to
 
-    def seal(self, manifest: Manifest, check: Callable[[], None]) -> Manifest:
+    def seal(self, manifest: Manifest, check: Callable[[], None], body: bytes | None = None) -> Manifest:
         """
         Seal a part by one conditional write, after its objects were compared with the manifest.
 
+        `body` is what is written, for a manifest that was sealed elsewhere; its signatures are of those bytes.
+
         Of two tries one wins; the other gets the winner's manifest if it is of the same source.
-        Raises VersionTaken when it is of another source, BytesDiffer when an object is not what was written.
+        Raises VersionTaken when it is of another source, BytesDiffer when an object is not what was written,
+        VersionPruned.
         """
+        self.refuse_pruned(manifest.version)
         for name, entry in manifest.files.items():
             self.compare(self.key(manifest.version, manifest.part, name), entry)
         self._clear_leftovers(manifest, check)
-        body = manifests.body_of(manifest)
+        body = body or manifests.body_of(manifest)
         check()
         try:
             self._store.put(self.key(manifest.version, manifest.part, manifests.NAME), body, if_absent=True)

@@ -45,6 +45,15 @@ class StoredObject:
     crc64nvme: str | None = None
 
 
+@dataclass(frozen=True)
+class UnfinishedUpload:
+    """An upload in parts that nobody completed; its parts are kept, and paid for, until it is aborted."""
+
+    key: str
+    upload_id: str
+    begun_at: datetime
+
+
 def s3_client(s3: S3) -> Any:
     """Return a boto3 client with short timeouts and adaptive retries; keys from the environment if it has any."""
     secret = s3.secret_access_key
@@ -205,9 +214,13 @@ class ObjectStore:
 
     def copy(self, source: str, target: str) -> None:
         """Copy an object of any size inside the store, on the server, in parts if it is large. Raises KeyAbsent."""
-        with mapped_errors(self._where(source)):
+        self.copy_from(self, source, target)
+
+    def copy_from(self, other: ObjectStore, source: str, target: str) -> None:
+        """Copy an object from a place of the same server that these credentials may read. Raises KeyAbsent."""
+        with mapped_errors(other._where(source)):
             self._client.copy(
-                self._address(source),
+                other._address(source),
                 self._bucket,
                 self._prefix + target,
                 ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
@@ -248,6 +261,26 @@ class ObjectStore:
         """Read an object into a file. Raises KeyAbsent."""
         with mapped_errors(self._where(key)):
             self._client.download_file(self._bucket, self._prefix + key, str(path), Config=self._transfer)
+
+    def unfinished_uploads(self, prefix: str) -> list[UnfinishedUpload]:
+        """Return the uploads in parts under `prefix` that were begun and neither completed nor aborted."""
+        with mapped_errors(self._where(prefix)):
+            pages = self._client.get_paginator("list_multipart_uploads").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return [
+                UnfinishedUpload(entry["Key"].removeprefix(self._prefix), entry["UploadId"], entry["Initiated"])
+                for page in pages
+                for entry in page.get("Uploads", [])
+            ]
+
+    def abort_upload(self, upload: UnfinishedUpload) -> None:
+        """Give up an upload in parts, whose parts are then freed; one that is gone is no error."""
+        with mapped_errors(self._where(upload.key)):
+            try:
+                self._client.abort_multipart_upload(**self._address(upload.key), UploadId=upload.upload_id)
+            except self._client.exceptions.NoSuchUpload:
+                return
 
     def now(self) -> datetime:
         """Return the store's own time (second resolution): the clock of claims, the same for every worker."""

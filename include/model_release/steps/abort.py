@@ -43,12 +43,12 @@ def end_live(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
 
 def target(state: State) -> int:
     """
-    Return the version a rollback without a target goes to: the standby, else the newest promoted one not rejected.
+    Return the version a rollback without a target goes to: the standby, else the newest promoted one.
 
-    Raises NothingToRollBackTo.
+    Neither is rejected, nor pruned. Raises NothingToRollBackTo.
     """
     stable = state.stable.version if state.stable else None
-    rejected = {entry.version for entry in state.rejected} | {stable}
+    rejected = {entry.version for entry in state.rejected} | {stable, *state.pruned}
     if state.standby is not None and state.standby.version not in rejected:
         return state.standby.version
     for promotion in reversed(state.promotions):

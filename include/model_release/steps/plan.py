@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from model_release.environment import FLEETS, Environment
-from model_release.errors import AlreadyStable, ContractBroken, StaleBuild, VersionRejected
+from model_release.errors import AlreadyStable, ContractBroken, StaleBuild, VersionPruned, VersionRejected
 from model_release.gates.plan import needed_requests
 from model_release.identity import Kind, Release, date_of
 from model_release.ledger.state import Running, State
@@ -26,7 +26,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
 
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint and `lines` for people.
     Raises StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable, ContractBroken,
-    ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing, SignatureInvalid.
+    VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing, SignatureInvalid.
     """
     pair = environment.pair(spec.serving.fleet_pair)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
@@ -72,6 +72,9 @@ def _refuse(step: Step, state: State) -> None:
     release = step.release
     if state.stable is not None and state.stable.version == release.version:
         raise AlreadyStable(release.model, release.version)
+    step.archive.refuse_pruned(release.version)
+    if release.version in state.pruned:
+        raise VersionPruned(release.model, release.version)
     if release.kind is Kind.RESTORE:
         step.archive.require(release.version)
         step.signatures.require_signer_of(release.version)
