@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -70,7 +71,7 @@ def history(context: typer.Context, name: Name) -> None:
 
 
 def _facts(event: dict[str, Any]) -> str:
-    told = ("stage", "weights", "verdict", "reason", "error", "stable", "standby", "fleet")
+    told = ("stage", "weights", "verdict", "reason", "error", "stable", "standby", "fleet", "origin", "digest")
     return ", ".join(f"{key} {event[key]}" for key in told if event.get(key) not in (None, ""))
 
 
@@ -87,5 +88,8 @@ def verify(context: typer.Context, name: Name, version: Annotated[int, typer.Arg
             for file in manifest.files:
                 archive.read_sealed(manifest, file, Path(folder) / "file").unlink()
                 checked.append(f"{manifest.part}/{file}")
+    sealed = archive.seal_of(version, "base")
+    digest = sha256(sealed[0]).hexdigest() if sealed else None
     output.say(f"[green]ok[/green] version {version} of {name}: {len(checked)} files are as they were sealed")
-    output.give({"model": name, "version": version, "files": checked})
+    output.say(f"   digest {digest} (sha256 of base/manifest.json)")
+    output.give({"model": name, "version": version, "digest": digest, "files": checked})

@@ -14,6 +14,16 @@ class BytesDiffer(Failed):
         super().__init__(f"the bytes of {key} changed: got {got}, sealed as {sealed}. It is not served.")
 
 
+class DigestDiffers(Failed):
+    """Another place has sealed the version, and as another than is asked for."""
+
+    def __init__(self, model: str, version: int, where: str, got: str, asked: str) -> None:
+        super().__init__(
+            f"version {version} of {model} in {where} is {got}, not {asked}. Nothing was imported. The digest is the "
+            f"sha256 of base/manifest.json; 'model-release verify {model} {version}' says it there."
+        )
+
+
 class SignatureInvalid(Failed):
     """What is signed is not what lies there, or nobody who is believed signed it."""
 

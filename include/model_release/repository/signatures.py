@@ -56,7 +56,7 @@ class Signatures:
         Who signs says that these bytes are right. Raises VersionNotFound, BytesDiffer, SignerMissing,
         SigningKeyUnusable.
         """
-        parts = self._parts(version)
+        parts = self.parts(version)
         for _, manifest in parts:
             self._read_all(manifest)
         return [self._write(body, manifest, lambda: None) for body, manifest in parts]
@@ -88,8 +88,25 @@ class Signatures:
             key = self._archive.key(base.version, "base", manifests.NAME)
             raise BytesDiffer(key, "another manifest than was verified", "the one that is signed")
 
+    def parts(self, version: int) -> list[tuple[bytes, Manifest]]:
+        """
+        Return the sealed parts, base first, as they lie there.
+
+        Raises VersionNotFound, BytesDiffer, and SignatureInvalid when tuned is of another base.
+        """
+        base = self._archive.require(version)
+        found = [part for part in (self._archive.seal_of(version, name) for name in _PARTS) if part]
+        if not found or found[0][1] != base:
+            raise VersionNotFound(self._model, version, self._archive.versions())
+        for _, manifest in found[1:]:
+            if (manifest.source, manifest.spec_digest) != (base.source, base.spec_digest):
+                key = self._archive.key(version, manifest.part, manifests.NAME)
+                why = f"it is of source {manifest.source.sha256}, and base of {base.source.sha256}"
+                raise SignatureInvalid(key, why, [str(path) for path in self._signing.trusted])
+        return found
+
     def _signed_parts(self, version: int) -> list[Manifest]:
-        parts = self._parts(version)
+        parts = self.parts(version)
         for body, manifest in parts:
             self._believe(body, manifest)
         return [manifest for _, manifest in parts]
@@ -113,23 +130,6 @@ class Signatures:
             else:
                 return
         raise SignatureInvalid(key, "; ".join(reasons) or "it is another manifest than was signed", pinned)
-
-    def _parts(self, version: int) -> list[tuple[bytes, Manifest]]:
-        """
-        Return the sealed parts, base first, as they lie there.
-
-        Raises VersionNotFound, BytesDiffer, and SignatureInvalid when tuned is of another base.
-        """
-        base = self._archive.require(version)
-        found = [part for part in (self._archive.seal_of(version, name) for name in _PARTS) if part]
-        if not found or found[0][1] != base:
-            raise VersionNotFound(self._model, version, self._archive.versions())
-        for _, manifest in found[1:]:
-            if (manifest.source, manifest.spec_digest) != (base.source, base.spec_digest):
-                key = self._archive.key(version, manifest.part, manifests.NAME)
-                why = f"it is of source {manifest.source.sha256}, and base of {base.source.sha256}"
-                raise SignatureInvalid(key, why, [str(path) for path in self._signing.trusted])
-        return found
 
     def _read_all(self, manifest: Manifest) -> None:
         with TemporaryDirectory(prefix="model-release-verify-") as folder:
