@@ -37,6 +37,11 @@ class Raced:
         asked = {"op": op, "outcome": outcome, **facts}
         return sum(asked.items() <= record.items() for record in self.records)
 
+    @property
+    def holders(self) -> set[str]:
+        """The runs that had the claim."""
+        return {record["holder"] for record in self.records if record["op"] == "take" and record["outcome"] == "done"}
+
 
 def race(s3: S3, seconds: float, processes: int) -> Raced:
     """Let so many processes race for one model under a prefix of their own, which is deleted, and judge them."""
@@ -84,7 +89,7 @@ def told(raced: Raced, processes: int) -> list[str]:
         "processes": f"{processes} on one model, leases of {LEASE_S:g} s",
         "claims begun": f"{raced.count('take', begins=True, kind='build')} by builds, "
         f"{raced.count('take', begins=True, kind='restore')} by restores",
-        "epochs": str(raced.count("take")),
+        "epochs": f"{raced.count('take')}, of {len(raced.holders)} holders",
         "held": f"{sum(end - start for start, end, _ in held):.1f} s by one at a time, {len(held)} times",
         "changes": f"{raced.count('change')}, {raced.count('renew')} renewals",
         "versions sealed": f"{len(raced.sealed)}, read {raced.count('read')} times",
