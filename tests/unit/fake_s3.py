@@ -142,6 +142,12 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer('<CopyPartResult><ETag>"part"</ETag></CopyPartResult>')
 
     def CompleteMultipartUpload(self) -> None:  # noqa: N802
+        if (
+            self.condition_lost(self.fake.objects.get(self.key))
+            and "ignores conditions in parts" not in self.fake.faults
+        ):
+            self.refuse(412, "PreconditionFailed")
+            return
         _, parts = self.fake.uploads.pop(self.query["uploadId"])
         body = b"".join(parts[number] for number in sorted(parts))
         kept = Kept(body, f"{sum_of(body)}-{len(parts)}" if "sums of parts" in self.fake.faults else sum_of(body))
@@ -197,6 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         return f"<Contents>{''.join(f'<{name}>{value}</{name}>' for name, value in told.items())}</Contents>"
 
     def DeleteObject(self) -> None:  # noqa: N802
+        if self.condition_lost(self.fake.objects.get(self.key)) and "deletes whatever is there" not in self.fake.faults:
+            self.refuse(412, "PreconditionFailed")
+            return
         if "keeps what is deleted" not in self.fake.faults:
             self.fake.objects.pop(self.key, None)
         self.answer(status=204)

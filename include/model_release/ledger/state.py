@@ -19,7 +19,7 @@ from model_release.identity import Kind
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
 
 _TRIES = 30
-_NONCES = 16
+_NONCES = 64
 
 
 class Part(BaseModel):

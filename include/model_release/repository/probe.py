@@ -165,6 +165,19 @@ def _upload_in_parts(room: _Room) -> None:
     room.require_sum(room.key("uploaded"))
 
 
+def _create_in_parts(room: _Room) -> None:
+    key = room.key("created-in-parts")
+    room.store.put(key, b"first")
+    for stale in (None, '"0"'):
+        try:
+            room.in_parts.upload(room.file, key, replaces=stale)
+        except ConditionFailed:
+            if room.kept(key) == b"first":
+                continue
+            raise _Shortfall("it answered that the condition is lost, and overwrote the object") from None
+        raise _Shortfall(f"it ignored {'If-Match' if stale else 'If-None-Match'} and took an upload to a taken key")
+
+
 def _copy_in_parts(room: _Room) -> None:
     room.in_parts.copy(room.key("object"), room.key("copied-in-parts"))
     room.require_sum(room.key("copied-in-parts"))
@@ -183,6 +196,19 @@ def _delete(room: _Room) -> None:
     if room.kept(key) is not None or room.store.objects(key):
         raise _Shortfall("it still has an object that was deleted")
     room.store.delete(key)
+
+
+def _delete_if_match(room: _Room) -> None:
+    key = room.key("deleted-if")
+    stale = room.store.put(key, b"first")
+    room.store.put(key, b"second")
+    try:
+        room.store.delete(key, if_match=stale)
+    except ConditionFailed:
+        if room.kept(key) != b"second":
+            raise _Shortfall("it answered that the ETag is stale, and deleted the object") from None
+    else:
+        raise _Shortfall("it ignored the condition and took a delete with a stale ETag")
 
 
 def _clock(room: _Room) -> None:
@@ -216,10 +242,18 @@ VERBS = (
         "a multipart upload with the CRC64NVME of the whole object", "Large files are sealed by it.", _upload_in_parts
     ),
     Verb(
+        "CompleteMultipartUpload with If-None-Match: * and If-Match",
+        "Nobody who was paused writes over a large file that is sealed meanwhile.",
+        _create_in_parts,
+    ),
+    Verb(
         "UploadPartCopy with the CRC64NVME of the whole object", "Large files reach the fleets by it.", _copy_in_parts
     ),
     Verb("GetObject of a range", "Large files are read by it.", _read_in_ranges),
     Verb("DeleteObject", "A fleet stops having a version by it.", _delete),
+    Verb(
+        "DeleteObject with If-Match", "Nobody who was paused deletes what another has just written.", _delete_if_match
+    ),
     Verb("a Date header of the clock of LastModified", "Claims and Triton's reloads go by it.", _clock),
 )
 
