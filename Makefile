@@ -46,7 +46,8 @@ demo-rollback: up ## a broken candidate is stopped: by the canary, or with MODEL
 	@$(BIN)/python -m sandbox.demo --model $(MODEL) --broken
 
 test: install ## every tier of tests, the fastest first
-	@for tier in unit models architecture dags sandbox; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
+	@for tier in unit models architecture dags; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
+	@echo "== sandbox"; $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile tests/sandbox
 
 test-fast: install ## unit and architecture tests alone
 	@$(BIN)/python -m pytest -q tests/unit tests/architecture
