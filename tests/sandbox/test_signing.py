@@ -23,12 +23,13 @@ from model_release.errors import (
     VersionTaken,
 )
 from model_release.ledger.events import Events
+from model_release.ledger.state import StateFile
 from model_release.repository import manifest as manifests
 from model_release.repository.archive import Archive, Part
 from model_release.repository.manifest import Manifest, SourceEntry
 from model_release.repository.signatures import Signatures
 from model_release.repository.store import ObjectStore
-from model_release.steps import sign
+from model_release.steps import benchmark, deploy, export, plan, publish, sign, validate
 from model_release.steps.story import Told, run
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model
 from tests.sandbox.test_archive import FILES, VERSION, unclaimed, written
@@ -267,49 +268,65 @@ def fleets_of(environment: Environment, name: str) -> list[str]:
     return [key for key in keys if f"/{name}/" in key]
 
 
-def test_a_release_is_signed_and_what_changes_on_its_way_reaches_no_fleet(strict: Model) -> None:
+def test_an_unsigned_version_is_released_only_after_somebody_signs_it(model: Model, strict: Model) -> None:
+    store = ObjectStore(strict.environment.s3)
+    sealed = model.build(FIRST)
+    plan.run(sealed, model.environment, model.spec)
+    for step in (export, validate, publish, benchmark):
+        step.run(sealed, model.environment)
+    with pytest.raises(SignatureMissing, match=f"model-release sign {model.name} {FIRST}"):
+        strict.release(strict.restore(FIRST))
+    assert strict.steps() == ["plan"]
+    assert fleets_of(strict.environment, model.name) == []
+
+    done = sign.run(model.name, FIRST, strict.environment, run_id="sign-1", by="tests")
+    with Clients(strict):
+        assert strict.release(replace(strict.restore(FIRST), run_id="restore-2"))["stable"] == FIRST
+    events = Events(store, model.name).read()
+    assert [event["signatures"] for event in events if event["what"] == "signed"] == [done["signatures"]]
+
+
+def test_what_changed_since_it_was_signed_reaches_no_fleet(strict: Model) -> None:
     store = ObjectStore(strict.environment.s3)
     archive = Archive(store, strict.name)
+
+    def swap(version: int) -> None:
+        key = archive.key(version, "base", "model.onnx")
+        store.put(key, with_the_same_crc(store.get(key)[0]))
+        archive.compare(key, archive.require(version).files["model.onnx"])
+
     with Clients(strict):
         strict.release(strict.build(FIRST))
-    assert strict.state.stable is not None
-    served = fleets_of(strict.environment, strict.name)
-    weights = strict.state.weights
+    served, before = fleets_of(strict.environment, strict.name), strict.state
 
     def swap_after_publish(told: Told) -> None:
         if told.step == "publish":
-            key = archive.key(SECOND, "base", "model.onnx")
-            store.put(key, with_the_same_crc(store.get(key)[0]))
-            archive.compare(key, archive.require(SECOND).files["model.onnx"])
+            swap(SECOND)
 
     with pytest.raises(ReleaseError, match=r"the bytes of .*model\.onnx changed: got sha256"):
         run(strict.build(SECOND), strict.environment, strict.spec, swap_after_publish)
-
-    assert strict.state.stable.version == FIRST
     assert fleets_of(strict.environment, strict.name) == served
-    assert strict.state.weights.confirmed == weights.confirmed
+    assert (strict.state.stable, strict.state.weights.confirmed) == (before.stable, before.weights.confirmed)
 
+    [signature] = [
+        entry.key for entry in store.objects(Signatures(store, strict.name, Signing()).folder(FIRST, "base"))
+    ]
+    bundle, _ = store.get(signature)
+    store.delete(signature)
+    with pytest.raises(SignatureMissing, match=f"model-release sign {strict.name} {FIRST}"):
+        strict.release(strict.build(BROKEN))  # bench would compare it with stable's version
+    assert strict.steps() == ["plan"]
+    store.put(signature, bundle)
 
-def test_an_unsigned_version_is_restored_only_after_somebody_signs_it(model: Model, signing: Signing) -> None:
-    strict = replace(model, environment=model.environment.model_copy(update={"signing": signing}))
-    with Clients(model):
-        for version in (FIRST, SECOND):
-            model.release(model.build(version))
-        served = fleets_of(strict.environment, strict.name)
-
-        with pytest.raises(SignatureMissing, match=f"model-release sign {model.name} {FIRST}"):
-            strict.release(strict.restore(FIRST))
-        with pytest.raises(SignatureMissing, match=f"model-release sign {model.name} {SECOND}"):
-            strict.release(strict.build(BROKEN))  # it would be compared with stable's version on bench
-        assert strict.steps() == ["plan"]
-        assert fleets_of(strict.environment, strict.name) == served
-
-        done = sign.run(model.name, FIRST, strict.environment, run_id="sign-1", by="tests")
-        restored = strict.release(replace(strict.restore(FIRST), run_id="restore-again"))
-    assert restored["stable"] == FIRST
-    events = Events(ObjectStore(strict.environment.s3), model.name).read()
-    assert [event["signatures"] for event in events if event["what"] == "signed"] == [done["signatures"]]
-    assert [event for event in events if event["what"] == "deployed"][-1]["reused_standby"]
+    # A version that is loaded already, as a warm standby, is read all the same.
+    StateFile(store, strict.name).change(
+        lambda state: state.model_copy(update={"standby": state.stable, "stable": None})
+    )
+    plan.run(strict.restore(FIRST), strict.environment, strict.spec)
+    swap(FIRST)
+    with pytest.raises(BytesDiffer, match=r"model\.onnx changed: got sha256"):
+        deploy.run(strict.restore(FIRST), strict.environment)
+    assert strict.state.canary is None
 
 
 def test_a_release_that_nobody_would_believe_begins_nothing(strict: Model, tmp_path: Path) -> None:
