@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 from collections.abc import Iterator
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from model_release.cli.main import app
 from model_release.environment import S3, Environment, Signing
 from model_release.errors import (
     BytesDiffer,
@@ -21,6 +25,7 @@ from model_release.errors import (
     DigestDiffers,
     SignatureInvalid,
     SignatureMissing,
+    SignerMissing,
     Superseded,
     VersionNotFound,
     VersionTaken,
@@ -37,7 +42,7 @@ from model_release.repository.transfer import Transfer
 from model_release.steps import benchmark, export, import_version, plan, publish, validate
 from model_release.steps.context import Step, freeze_spec, read_frozen_spec
 from tests.sandbox.forking import forked
-from tests.sandbox.releasing import FIRST, Clients, Model, quick_spec
+from tests.sandbox.releasing import EXAMPLE, FIRST, Clients, Model, quick_spec
 from tests.sandbox.s3_parts import seaweedfs
 from tests.sandbox.test_archive import FILES, VERSION, unclaimed, written
 from tests.sandbox.test_signing import with_the_same_crc
@@ -283,6 +288,38 @@ def die_at(number: int, places: Places, pipe: Connection) -> None:
     Step.check = killed  # type: ignore[method-assign]
     places.bring(run_id=f"import-{number}")
     pipe.send("done")
+
+
+def environment_file(folder: Path, environment: Environment) -> Path:
+    told = environment.model_dump(mode="json")
+    told["s3"]["secret_access_key"] = environment.s3.secret_access_key.get_secret_value()  # type: ignore[union-attr]
+    path = folder / f"{environment.s3.prefix.rpartition('/')[2]}.yaml"
+    path.write_text(yaml.safe_dump(told))
+    return path
+
+
+@pytest.mark.parametrize("places", ["one server"], indirect=True)
+def test_the_commands_go_from_there_to_here(places: Places, tmp_path: Path) -> None:
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / f"{MODEL}.yaml").write_text(EXAMPLE.read_text().replace(EXAMPLE.stem, MODEL))
+    there, here = environment_file(tmp_path, places.source), environment_file(tmp_path, places.target)
+
+    def run(environment: Path, *command: str) -> Any:
+        options = ["--json", "--configs", str(tmp_path / "configs"), "--environment", str(environment)]
+        done = CliRunner().invoke(app, [*options, *command])
+        if done.exception is not None:
+            raise done.exception
+        return json.loads(done.stdout)
+
+    digest = run(there, "verify", MODEL, str(VERSION))["digest"]
+    assert digest == places.digest
+    brought = run(here, "import", MODEL, str(VERSION), "--from", str(there), "--digest", digest)
+    assert brought["brought"] == ["base", "tuned"]
+    assert run(here, "verify", MODEL, str(VERSION))["digest"] == digest
+    assert [event["what"] for event in run(here, "history", MODEL)] == ["imported"]
+    with pytest.raises(SignerMissing):
+        run(here, "sign", MODEL, str(VERSION))
+    assert len(run(there, "sign", MODEL, str(VERSION))["signatures"]) == 2
 
 
 @pytest.mark.parametrize("places", ["two servers"], indirect=True)

@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
+from typer.testing import CliRunner
 
-from model_release.environment import Environment, Signing
+from model_release.cli.main import app
+from model_release.environment import S3, Environment, Signing
 from model_release.errors import BadModelConfig, SignerMissing, SigningKeyUnusable
 from model_release.identity import Kind, Release
 from model_release.repository import signing as signed
@@ -196,6 +199,17 @@ def test_a_build_that_nobody_could_deploy_is_refused_before_the_claim(pair: Pair
         with pytest.raises(SigningKeyUnusable):
             plan.run(asked, environment(s3, Signing(private_key=Path("none.pem"))), spec)
     assert [key for key in fake.objects if "/ledger/" in key] == []
+
+
+def test_check_opens_the_keys_of_the_environment(pair: Pair, tmp_path: Path) -> None:
+    file, configs = tmp_path / "environment.yaml", str(ROOT / "include" / "model_configs")
+    s3 = S3(bucket="models", endpoint_url="http://127.0.0.1:1")
+    for key, opens in ((pair.private, True), (tmp_path / "none.pem", False)):
+        told = environment(s3, Signing(private_key=key, trusted=[pair.public])).model_dump(mode="json")
+        file.write_text(yaml.safe_dump(told))
+        done = CliRunner().invoke(app, ["--configs", configs, "--environment", str(file), "check"])
+        assert isinstance(done.exception, SigningKeyUnusable) == (not opens)
+        assert ("keys: it signs and believes 1 signers" in done.stdout) == opens
 
 
 def test_nothing_of_it_is_imported_until_something_is_signed() -> None:
