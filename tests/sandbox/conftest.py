@@ -79,8 +79,9 @@ class Sandbox:
 
 def free_base() -> int:
     """The first of the tests' blocks of ports in which nothing listens; parallel workers have blocks of their own."""
-    worker, workers = os.environ.get("PYTEST_XDIST_WORKER", "gw0"), int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    for base in range(FIRST_BASE + int(worker.removeprefix("gw")) * BLOCK, LAST_BASE, workers * BLOCK):
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    for base in range(FIRST_BASE + worker * BLOCK, LAST_BASE, workers * BLOCK):
         ports = load_settings({"SANDBOX_PORT_BASE": str(base)})
         programs = ["s3", "envoy", "airflow-api-server", *(server.name for server in ports.tritons())]
         if not any(is_taken(port) for program in programs for port in ports.ports_of(program).values()):
