@@ -13,8 +13,10 @@ BIN := .venv/bin
 NAME ?=
 MODEL ?= digits_classifier
 EVERY ?= 1
+# A file's tests share what they set up, so they stay in one process.
+TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race show-publish test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,11 +48,12 @@ demo-rollback: up ## a broken candidate is stopped: by the canary, or with MODEL
 	@$(BIN)/python -m sandbox.demo --model $(MODEL) --broken
 
 test: install ## every tier of tests, the fastest first
-	@for tier in unit models architecture dags; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
-	@echo "== sandbox"; $(BIN)/python -m pytest -q --numprocesses 2 --dist loadfile tests/sandbox
+	@echo "== unit"; $(BIN)/python -m pytest -q $(TWO) tests/unit
+	@for tier in models architecture dags; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
+	@echo "== sandbox"; $(BIN)/python -m pytest -q $(TWO) tests/sandbox
 
 test-fast: install ## unit and architecture tests alone
-	@$(BIN)/python -m pytest -q tests/unit tests/architecture
+	@$(BIN)/python -m pytest -q $(TWO) tests/unit tests/architecture
 
 lint: install ## ruff and mypy
 	@$(BIN)/ruff check .
@@ -72,6 +75,9 @@ show-exports: install ## real architectures exported and proved, and what is ref
 
 show-chaos: install ## a release killed at every instant, its S3 failing at every request; EVERY=5 is a fifth (an hour)
 	@$(BIN)/python -m tests.sandbox.chaos --every $(EVERY)
+
+show-publish: up ## sealing 1 GB against `aws s3 cp` of the same files, and the bytes of a deploy
+	@$(BIN)/python -m sandbox.show_publish
 
 show-gates: install ## the gates against simulated traffic, beside other rules: docs/gates.md (minutes)
 	@$(BIN)/python -m sandbox.show_gates

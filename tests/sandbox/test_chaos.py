@@ -32,6 +32,13 @@ def test_a_killed_step_is_finished_by_its_retry(chaos: Chaos, at: int, cold: boo
     assert tally.points > 0
 
 
+def test_a_killed_build_is_finished_by_its_retries(chaos: Chaos) -> None:
+    tally = Tally("")
+    chaos.build_killed_and_retried(26, tally)
+    assert tally.violations == []
+    assert tally.points > 1
+
+
 @pytest.mark.parametrize(("step", "at"), [("deploy", 12), ("promote", 10)])
 def test_a_killed_release_is_ended_by_the_guard(chaos: Chaos, step: str, at: int) -> None:
     tally = Tally("")

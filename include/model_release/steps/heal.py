@@ -38,6 +38,8 @@ from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
 
 _SEEN_BY_ROUTERS_S = 5
+#: Of a replica at each look: clients are waiting behind them.
+_SAMPLES = 1
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def _heal_replicas(sight: Sight, state: State, role: str, done: Healing) -> set[
     placed: Placement | None = getattr(state, role)
     if placed is None:
         return set()
-    prove = prover(sight, sight.archive.require(placed.version), sealed_config(sight, placed.version))
+    base, config = sight.archive.require(placed.version), sealed_config(sight, placed.version)
+    prove = prover(sight, base, config, samples=_SAMPLES)
     ailing = False
     for replica in sight.pair.fleet(placed.fleet).replicas:
         one = Fleet(replicas=[replica])

@@ -29,22 +29,25 @@ def main() -> int:
     """Run every part and print its figures; 0 when nothing was violated."""
     parser = argparse.ArgumentParser(prog="make show-chaos", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="try only every so manieth instant")
-    every: int = parser.parse_args().every
+    parser.add_argument("--only", default="", help="try only the parts that have these words in their names")
+    asked = parser.parse_args()
+    every: int = asked.every
     parts: list[tuple[str, Callable[[Chaos, Tally, int], None]]] = [
         ("SIGKILL before each I/O of each step, then a retry", _retried),
         ("the same, deployed from the archive", _retried_cold),
+        ("SIGKILL before each I/O of what makes a version, then a retry", _built),
         ("SIGKILL before each I/O of each step, then the guard", _left),
         ("SIGKILL of the guard that ends a dead release, then a guard", _guard),
         ("S3 cut before, cut after or slowed down at each request", _faulty),
     ]
     violations = 0
     with _chaos() as chaos:
-        for what, part in parts:
+        for what, part in [each for each in parts if asked.only in each[0]]:
             tally, started = Tally(what), time.monotonic()
             part(chaos, tally, every)
             violations += len(tally.violations)
             print(
-                f"{what:<62} {tally.points:5} points {len(tally.violations):4} violations "
+                f"{what:<64} {tally.points:5} points {len(tally.violations):4} violations "
                 f"{time.monotonic() - started:6.0f} s",
                 flush=True,
             )
@@ -84,6 +87,10 @@ def _retried(chaos: Chaos, tally: Tally, every: int) -> None:
 
 def _retried_cold(chaos: Chaos, tally: Tally, every: int) -> None:
     _until_nothing(tally, every, lambda at: chaos.killed_and_retried(at, tally, cold=True))
+
+
+def _built(chaos: Chaos, tally: Tally, every: int) -> None:
+    _until_nothing(tally, every, lambda at: chaos.build_killed_and_retried(at, tally))
 
 
 def _left(chaos: Chaos, tally: Tally, every: int) -> None:
