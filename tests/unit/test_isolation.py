@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -79,11 +80,11 @@ def say_pid_and_wait(path: str, progress: Progress) -> None:
 
 
 def say(text: str, progress: Progress) -> None:
-    for fd in range(3, 20):
-        try:
-            os.write(fd, text.encode("latin-1"))
-        except OSError:
-            continue
+    # The number of the pipe depends on what the parent had open.
+    for fd in (int(name) for name in os.listdir("/dev/fd")):  # noqa: PTH208
+        if fd > sys.stderr.fileno():
+            with contextlib.suppress(OSError):
+                os.write(fd, text.encode("latin-1"))
 
 
 def read(path: str, progress: Progress) -> str:
