@@ -141,6 +141,8 @@ def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched
         model.release(model.build(SECOND, "run-again"))
     with pytest.raises(StaleBuild, match=str(SECOND)):
         model.release(model.build(FIRST, "run-late"))
+    assert model.state.release is not None
+    assert model.state.release.outcome == "stale"
     assert model.state.claim is None, "a refused release holds no one up"
     assert connect(model.environment).read(model.name) == route
     assert Archive(ObjectStore(model.environment.s3), model.name).versions() == [SECOND]

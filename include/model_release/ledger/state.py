@@ -106,7 +106,7 @@ class Running(Part):
     started_at: datetime
     deployed: bool = False
     verdicts: dict[str, dict[str, Any]] = {}
-    outcome: Literal["running", "promoted", "rolled_back", "failed"] = "running"
+    outcome: Literal["running", "promoted", "rolled_back", "stale", "failed"] = "running"
     failure: str = ""
 
     @property

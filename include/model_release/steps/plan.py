@@ -83,6 +83,7 @@ def _refuse(step: Step, state: State) -> None:
     if rejection is not None:
         raise VersionRejected(release.model, release.version, rejection.reason)
     if release.version < state.newest_decision:
+        step.update_running(outcome="stale")
         raise StaleBuild(release.model, release.version, state.newest_decision)
     if state.stable is not None:
         step.signatures.require_signer_of(state.stable.version)  # bench will have it too, to compare with
