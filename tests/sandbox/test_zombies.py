@@ -1,7 +1,8 @@
 """
 A step that was paused just before a write, and wakes up after a restore has taken the claim, changes nothing.
 
-Each step is run once to list its writes; then it is stopped before each of them in turn.
+Each step is run once to list its writes; then it is stopped before each of them in turn. Triton's own calls know no
+token: what a zombie loads or unloads is healed by one look of the guard, and clients see nothing of it.
 """
 
 from __future__ import annotations
@@ -21,12 +22,25 @@ from model_release.identity import Kind, Release
 from model_release.ledger.state import State, StateFile
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
-from model_release.steps import benchmark, deploy, export, finish, plan, promote, publish, roll_back, shift, validate
+from model_release.steps import (
+    benchmark,
+    deploy,
+    export,
+    finish,
+    guard,
+    plan,
+    promote,
+    publish,
+    roll_back,
+    shift,
+    validate,
+)
 from model_release.traffic import connect
 from model_release.traffic.router import Route
 from model_release.triton import config as configs
+from model_release.triton import fleet as fleets
 from tests.sandbox.conftest import Sandbox
-from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, quick_spec, remove
+from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
 from tests.sandbox.stopping import CHECK, Ended, Point, points_of, stopped
 
 #: Sealed, and never released: what the restore that takes over asks for.
@@ -213,7 +227,6 @@ def test_a_promotion_is_refused_at_each_of_its_writes(scene: Scene, held_at_weig
 
 
 def test_a_deploy_is_refused_at_its_writes(scene: Scene, held_at_weight_0: Callable[[], None]) -> None:
-    """Triton's own calls know no token: what a zombie loads or unloads is the guard's to heal."""
     work = partial(deploy.run, scene.second, scene.model.environment)
     assert scene.state.release
     undeployed = scene.state.release.model_copy(update={"deployed": False})
@@ -239,3 +252,59 @@ def test_a_deploy_is_refused_at_its_writes(scene: Scene, held_at_weight_0: Calla
     chosen = [point for point in points if point in guards or (point.is_write and point.kind != "load")]
 
     every_zombie_is_refused(scene, chosen, work, set_up, take_over)
+
+
+def test_what_a_zombie_loads_is_what_the_newest_epoch_left_in_the_prefix(scene: Scene) -> None:
+    """Here nothing: the restore that took over has taken the model off the fleet."""
+    model = scene.model
+    scene.set_up(canary=None, release=scene.state.release.model_copy(update={"deployed": False}))
+    work = partial(deploy.run, scene.second, model.environment)
+
+    with Clients(model) as clients:
+        with stopped(work, Point("load", model.name, 0)) as zombie:
+            scene.restore()
+            ended = zombie.wake()
+        after = guard.run(model.environment, [model.name])
+
+    assert ended.error in ("LoadFailed", "Superseded"), ended.sentence
+    assert scene.versions_on("green") == []
+    assert loaded_on(scene, "green") == [[], []]
+    assert after.problems == []
+    assert clients.failed() == 0, clients.problems[:3]
+
+
+def test_what_a_zombie_unloads_of_stable_is_healed_by_one_look_and_seen_by_no_client(scene: Scene) -> None:
+    """Its canary was restored by another run, and has the traffic when the zombie's unload arrives."""
+    model, second = scene.model, scene.second
+    assert scene.state.release
+    scene.set_up(canary=None, release=scene.state.release.model_copy(update={"deployed": False}))
+    deploy.run(second, model.environment)
+    work = partial(roll_back.run, second, model.environment, "it was aborted")
+
+    with Clients(model) as clients:
+        with stopped(work, Point("unload", model.name, 0)) as zombie:
+            model.release(model.restore(SECOND))
+            assert stable_versions(scene) == [[SECOND], [SECOND]]
+            ended = zombie.wake()
+        unloaded = stable_versions(scene)
+        asked = clients.seen.total()
+        await_true(lambda: clients.seen.total() > asked + 50, "clients ask while a replica has lost stable")
+        healed = guard.run(model.environment, [model.name])
+
+    assert (ended.error, unloaded) == ("Superseded", [[], [SECOND]]), "only the call it was paused before"
+    assert [act["model"] for act in healed.healed] == [model.name]
+    assert healed.problems == []
+    assert stable_versions(scene) == [[SECOND], [SECOND]]
+    assert clients.failed() == 0, clients.problems[:3]
+
+
+def stable_versions(scene: Scene) -> list[list[int]]:
+    stable = scene.model.state.stable
+    assert stable
+    return loaded_on(scene, stable.fleet)
+
+
+def loaded_on(scene: Scene, name: str) -> list[list[int]]:
+    """The versions that are READY on each replica of a fleet."""
+    fleet = scene.model.environment.pair("default").fleet(name)
+    return [fleets.loaded_versions(each, scene.model.name, scene.model.environment) for each in fleet.replicas]
