@@ -8,7 +8,6 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from hashlib import sha256
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -34,8 +33,8 @@ from model_release.identity import Kind, Release
 from model_release.ledger.claim import take
 from model_release.ledger.events import Events
 from model_release.ledger.state import StateFile
-from model_release.repository.archive import Archive
-from model_release.repository.manifest import Manifest
+from model_release.repository.archive import PARTS, Archive
+from model_release.repository.manifest import Manifest, digest_of
 from model_release.repository.signatures import Signatures
 from model_release.repository.store import ObjectStore
 from model_release.repository.transfer import Transfer
@@ -135,13 +134,12 @@ def seal(source: Environment, folder: Path) -> str:
     for number, what in enumerate(HISTORY):
         Events(store, MODEL).append(number, what, store.now(), {"version": VERSION, "by": "somebody"})
     Events(store, MODEL).append(9, "published", store.now(), {"version": VERSION + 1})
-    return digest_of(store)
+    return digest_in(store)
 
 
-def digest_of(store: ObjectStore) -> str:
-    found = Archive(store, MODEL).seal_of(VERSION, "base")
-    assert found is not None
-    return sha256(found[0]).hexdigest()
+def digest_in(store: ObjectStore, model: str = MODEL, version: int = VERSION) -> str:
+    sealed = {part: Archive(store, model).seal_of(version, part) for part in PARTS}
+    return digest_of({part: found[0] for part, found in sealed.items() if found})
 
 
 def test_a_version_is_brought_byte_for_byte_with_signatures_spec_and_history(places: Places) -> None:
@@ -173,6 +171,17 @@ def test_a_second_import_writes_nothing(places: Places) -> None:
 def test_another_digest_is_refused_before_anything_is_written(places: Places) -> None:
     with pytest.raises(DigestDiffers, match=f"is {places.digest}, not {'0' * 64}"):
         places.bring(digest="0" * 64)
+    assert listed(places.here) == []
+
+
+def test_a_tuned_config_that_was_sealed_anew_there_is_refused(places: Places) -> None:
+    """As whoever can write to the bucket can do; without signatures the digest alone tells."""
+    key = f"archive/{MODEL}/{VERSION}/tuned/manifest.json"
+    places.there.put(key, places.there.get(key)[0].replace(b'"somebody"', b'"another"'))
+    unasked = places.target.model_copy(update={"signing": Signing()})
+
+    with pytest.raises(DigestDiffers, match=f"not {places.digest}"):
+        places.bring(environment=unasked)
     assert listed(places.here) == []
 
 
@@ -229,7 +238,7 @@ def test_a_manifest_that_lists_itself_is_refused(places: Places) -> None:
     unasked = places.target.model_copy(update={"signing": Signing()})
 
     with pytest.raises(BytesDiffer, match=r"lists 'manifest\.json'"):
-        places.bring(digest=sha256(body).hexdigest(), environment=unasked)
+        places.bring(digest=digest_in(places.there), environment=unasked)
     assert not places.is_sealed()
 
 
@@ -366,7 +375,7 @@ def test_a_version_that_was_built_elsewhere_serves_by_a_restore(model: Model, pa
         for key, body in bytes_under(store, folder).items():
             staging.put(key, body)
             store.delete(key)
-    digest = sha256(staging.get(f"archive/{model.name}/{FIRST}/base/manifest.json")[0]).hexdigest()
+    digest = digest_in(staging, model.name, FIRST)
     source = built.environment.model_copy(update={"s3": staging_s3})
     here = replace(
         built,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ import typer
 from model_release.cli.output import Output
 from model_release.ledger.events import Events
 from model_release.ledger.state import State, StateFile
-from model_release.repository.archive import Archive
+from model_release.repository.archive import PARTS, Archive
+from model_release.repository.manifest import digest_of
 from model_release.repository.store import ObjectStore
 from model_release.spec_files import load_specs
 
@@ -79,17 +79,19 @@ def verify(context: typer.Context, name: Name, version: Annotated[int, typer.Arg
     """Read every sealed byte of a version again and compare it with its manifests."""
     output: Output = context.obj
     archive = Archive(ObjectStore(output.environment.s3), output.spec(name).name)
-    manifests = [archive.require(version)]
-    tuned = archive.sealed(version, "tuned")
-    manifests += [tuned] if tuned else []
+    archive.require(version)
+    bodies: dict[str, bytes] = {}
     checked = []
     with TemporaryDirectory() as folder:
-        for manifest in manifests:
+        for part in PARTS:
+            sealed = archive.seal_of(version, part)
+            if sealed is None:
+                continue
+            bodies[part], manifest = sealed
             for file in manifest.files:
                 archive.read_sealed(manifest, file, Path(folder) / "file").unlink()
                 checked.append(f"{manifest.part}/{file}")
-    sealed = archive.seal_of(version, "base")
-    digest = sha256(sealed[0]).hexdigest() if sealed else None
+    digest = digest_of(bodies)
     output.say(f"[green]ok[/green] version {version} of {name}: {len(checked)} files are as they were sealed")
-    output.say(f"   digest {digest} (sha256 of base/manifest.json)")
+    output.say(f"   digest {digest} (of {' and '.join(bodies)})")
     output.give({"model": name, "version": version, "digest": digest, "files": checked})

@@ -37,7 +37,7 @@ def import_version(
     name: Name,
     version: Version,
     source: Annotated[Path, typer.Option("--from", help="Environment file of the place that sealed it.")],
-    digest: Annotated[str, typer.Option(help="What 'verify' says of it there: sha256 of base/manifest.json.")],
+    digest: Annotated[str, typer.Option(help="What 'verify' says of it there.")],
 ) -> None:
     """Bring a sealed version from another environment's bucket, with its signatures, spec and history."""
     from model_release.environment import load_environment

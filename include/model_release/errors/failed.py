@@ -19,8 +19,8 @@ class DigestDiffers(Failed):
 
     def __init__(self, model: str, version: int, where: str, got: str, asked: str) -> None:
         super().__init__(
-            f"version {version} of {model} in {where} is {got}, not {asked}. Nothing was imported. The digest is the "
-            f"sha256 of base/manifest.json; 'model-release verify {model} {version}' says it there."
+            f"version {version} of {model} in {where} is {got}, not {asked}. Nothing was imported. "
+            f"'model-release verify {model} {version}' says the digest there; it changes when the version is tuned."
         )
 
 

@@ -24,6 +24,7 @@ from model_release.repository.pruned import Pruned
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore, StoredObject
 
 Part = Literal["base", "tuned"]
+PARTS: tuple[Part, ...] = ("base", "tuned")
 _TRIES = 5
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from collections.abc import Mapping
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -54,6 +55,16 @@ class Manifest(Section):
 def body_of(manifest: Manifest) -> bytes:
     """Return the bytes that seal a part: what is written, and what a signature is of."""
     return manifest.model_dump_json(indent=1).encode()
+
+
+def digest_of(bodies: Mapping[str, bytes]) -> str:
+    """
+    Return the digest of a version: the sha256 of a line `<part> <sha256 of its manifest.json>` for each part, in order.
+
+    A manifest names each of its files by sha256, so the digest names every byte of the version, tuned config included.
+    """
+    lines = (f"{part} {hashlib.sha256(bodies[part]).hexdigest()}\n" for part in sorted(bodies))
+    return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
 def describe(path: Path) -> FileEntry:

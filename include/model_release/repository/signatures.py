@@ -18,11 +18,9 @@ from model_release.environment import Signing
 from model_release.errors import BytesDiffer, SignatureInvalid, SignatureMissing, VersionNotFound
 from model_release.repository import manifest as manifests
 from model_release.repository import signing as signed
-from model_release.repository.archive import Archive, Part
+from model_release.repository.archive import PARTS, Archive, Part
 from model_release.repository.manifest import FileEntry, Manifest
 from model_release.repository.store import KeyAbsent, ObjectStore
-
-_PARTS: tuple[Part, ...] = ("base", "tuned")
 
 
 class Signatures:
@@ -95,7 +93,7 @@ class Signatures:
         Raises VersionNotFound, BytesDiffer, and SignatureInvalid when tuned is of another base.
         """
         base = self._archive.require(version)
-        found = [part for part in (self._archive.seal_of(version, name) for name in _PARTS) if part]
+        found = [part for part in (self._archive.seal_of(version, name) for name in PARTS) if part]
         if not found or found[0][1] != base:
             raise VersionNotFound(self._model, version, self._archive.versions())
         for _, manifest in found[1:]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 from typing import Any
 
 from model_release.environment import Environment
@@ -14,7 +13,7 @@ from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
 from model_release.ledger.state import State, StateFile
 from model_release.repository.archive import Part
-from model_release.repository.manifest import Manifest
+from model_release.repository.manifest import Manifest, digest_of
 from model_release.repository.probe import require_verbs
 from model_release.repository.signatures import Signatures
 from model_release.repository.store import ObjectStore
@@ -34,9 +33,9 @@ def run(
     """
     Bring a sealed version with its signatures, frozen spec and history; what is here already is not brought again.
 
-    `digest` is the sha256 of its base/manifest.json, which names every other byte of base. Where signatures are
-    required here, those of the source have to be by a signer that is pinned here. Nothing serves by it: a restore does
-    that. Raises VersionNotFound, DigestDiffers, SignatureMissing, SignatureInvalid, BytesDiffer, VersionTaken,
+    `digest` is the version's (`manifest.digest_of`), which names every byte of its parts. Where signatures are required
+    here, those of the source have to be by a signer that is pinned here. Nothing serves by it: a restore does that.
+    Raises VersionNotFound, DigestDiffers, SignatureMissing, SignatureInvalid, BytesDiffer, VersionTaken,
     VersionPruned, ClaimHeld while a release is under way, Superseded.
     """
     require_verbs(environment.s3)
@@ -44,7 +43,7 @@ def run(
     signatures = Signatures(there, model, environment.signing)
     parts = {manifest.part: (body, manifest) for body, manifest in signatures.parts(version)}
     base = parts["base"][1]
-    got = sha256(parts["base"][0]).hexdigest()
+    got = digest_of({part: body for part, (body, _) in parts.items()})
     if got != digest:
         raise DigestDiffers(model, version, _place(source), got, digest)
     signatures.require_signer_of(version)
