@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import http.client
+import json
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Self
+
+from pydantic import SecretStr
 
 from example_models import digits_data, training
 from model_release.environment import Environment
@@ -59,6 +63,16 @@ def quick_spec(name: str) -> ModelSpec:
             "benchmark": spec.benchmark.model_copy(update={**benchmark, "search": search, "objective": objective}),
         }
     )
+
+
+def environment_file(path: Path, environment: Environment) -> Path:
+    """Write the environment, its secrets too, as the command line reads it."""
+
+    def told(value: Any) -> Any:
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    path.write_text(json.dumps(environment.model_dump(), default=told))
+    return path
 
 
 @dataclass

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from model_release.cli.main import app
@@ -41,7 +40,7 @@ from model_release.repository.transfer import Transfer
 from model_release.steps import benchmark, export, import_version, plan, publish, validate
 from model_release.steps.context import Step, freeze_spec, read_frozen_spec
 from tests.sandbox.forking import forked
-from tests.sandbox.releasing import EXAMPLE, FIRST, Clients, Model, quick_spec
+from tests.sandbox.releasing import EXAMPLE, FIRST, Clients, Model, environment_file, quick_spec
 from tests.sandbox.s3_parts import seaweedfs
 from tests.sandbox.test_archive import FILES, VERSION, unclaimed, written
 from tests.sandbox.test_signing import with_the_same_crc
@@ -299,19 +298,12 @@ def die_at(number: int, places: Places, pipe: Connection) -> None:
     pipe.send("done")
 
 
-def environment_file(folder: Path, environment: Environment) -> Path:
-    told = environment.model_dump(mode="json")
-    told["s3"]["secret_access_key"] = environment.s3.secret_access_key.get_secret_value()  # type: ignore[union-attr]
-    path = folder / f"{environment.s3.prefix.rpartition('/')[2]}.yaml"
-    path.write_text(yaml.safe_dump(told))
-    return path
-
-
 @pytest.mark.parametrize("places", ["one server"], indirect=True)
 def test_the_commands_go_from_there_to_here(places: Places, tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs" / f"{MODEL}.yaml").write_text(EXAMPLE.read_text().replace(EXAMPLE.stem, MODEL))
-    there, here = environment_file(tmp_path, places.source), environment_file(tmp_path, places.target)
+    there = environment_file(tmp_path / "staging.yaml", places.source)
+    here = environment_file(tmp_path / "production.yaml", places.target)
 
     def run(environment: Path, *command: str) -> Any:
         options = ["--json", "--configs", str(tmp_path / "configs"), "--environment", str(environment)]

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from example_models import digits_data
+from model_release.cli.main import app
 from model_release.environment import Environment
 from model_release.errors import (
     AlreadyStable,
     NoAdvanceVerdict,
     RolledBack,
+    RouteAloneSetBack,
     StaleBuild,
     StoreUnavailable,
     Superseded,
@@ -33,7 +36,7 @@ from model_release.steps import abort, benchmark, deploy, export, plan, promote,
 from model_release.traffic import connect
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.conftest import Sandbox
-from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true
+from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, environment_file
 
 STAGES = ["shift 10", "watch 10", "shift 50", "watch 50", "shift 100", "watch 100"]
 
@@ -219,11 +222,41 @@ def test_the_route_goes_back_with_s3_down(model: Model, dead_s3: Environment) ->
     with pytest.raises(StoreUnavailable):
         roll_back.run(second, dead_s3, "errors")
 
-    route = connect(model.environment).read(model.name)
-    assert route is not None
-    assert dict(route.weights) == {"blue": 100, "green": 0}
+    assert weights(model) == {"blue": 100, "green": 0}
     roll_back.run(second, model.environment, "errors")
     assert model.state.canary is None
+
+
+def test_an_operator_takes_a_canary_out_of_the_traffic_with_s3_down(
+    model: Model, dead_s3: Environment, tmp_path: Path
+) -> None:
+    with Clients(model):
+        model.release(model.build(FIRST))
+    deployed(model, model.build(SECOND))
+    shift.run(model.build(SECOND), model.environment, 10)
+    configs = tmp_path / "configs"
+    configs.mkdir()
+    (configs / f"{model.name}.yaml").write_text(yaml.safe_dump(model.spec.model_dump(mode="json")))
+
+    def rollback(environment: Environment) -> BaseException | None:
+        file = environment_file(tmp_path / "environment.yaml", environment)
+        asked = ("rollback", model.name, "--reason", "labels look wrong")
+        return CliRunner().invoke(app, ["--environment", str(file), "--configs", str(configs), *asked]).exception
+
+    told = rollback(dead_s3)
+    assert isinstance(told, RouteAloneSetBack)
+    assert f"version {FIRST} has all the traffic, the canary {SECOND} has none" in str(told)
+    assert weights(model) == {"blue": 100, "green": 0}
+
+    assert rollback(model.environment) is None
+    assert model.state.canary is None
+    assert isinstance(rollback(dead_s3), StoreUnavailable), "without a canary the router has nothing to go back to"
+
+
+def weights(model: Model) -> dict[str, int]:
+    route = connect(model.environment).read(model.name)
+    assert route is not None
+    return dict(route.weights)
 
 
 def test_a_killed_release_is_undone_by_the_next_and_clients_notice_nothing(

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from model_release.cli.output import Output, new_run_id
+from model_release.errors import RouteAloneSetBack, StoreUnavailable
 from model_release.identity import Kind, Release, version_of
 from model_release.ledger.state import StateFile
 from model_release.repository.store import ObjectStore
@@ -56,7 +57,12 @@ def rollback(
     from model_release.steps import abort
 
     output: Output = context.obj
-    state = StateFile(ObjectStore(output.environment.s3), output.spec(name).name).read()
+    try:
+        state = StateFile(ObjectStore(output.environment.s3), output.spec(name).name).read()
+    except StoreUnavailable as error:
+        if to is None:
+            _set_route_back(output, name, error)
+        raise
     if to is None and state.canary is not None:
         aborted = Release(
             name, state.canary.version, Kind.RESTORE, new_run_id("abort"), reason=reason, by=getpass.getuser()
@@ -69,6 +75,17 @@ def rollback(
     _tell_story(
         output, Release(name, version, Kind.RESTORE, new_run_id("rollback"), reason=reason, by=getpass.getuser())
     )
+
+
+def _set_route_back(output: Output, model: str, error: StoreUnavailable) -> None:
+    """Take a live canary out of the traffic without S3; raises RouteAloneSetBack if there was one."""
+    from model_release.steps.roll_back import route_back
+
+    route = route_back(model, output.environment)
+    if route is not None:
+        stable = route.versions.get(route.stable) if route.stable else None
+        canary = route.versions.get(route.canary) if route.canary else None
+        raise RouteAloneSetBack(model, stable, canary, str(error)) from None
 
 
 def step(

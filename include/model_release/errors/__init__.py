@@ -19,6 +19,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   └── LookUnusable
     ├── Unavailable              an outside system did not answer; a retry may help
     │   ├── StoreUnavailable
+    │   ├── RouteAloneSetBack    the traffic is back on stable, and the ledger does not know
     │   ├── ReplicaUnavailable
     │   ├── RouterUnavailable
     │   └── MetricsUnavailable
@@ -139,6 +140,7 @@ from model_release.errors.refused import (
 from model_release.errors.unavailable import (
     MetricsUnavailable,
     ReplicaUnavailable,
+    RouteAloneSetBack,
     RouterUnavailable,
     StoreUnavailable,
 )
@@ -184,6 +186,7 @@ __all__ = [
     "ReleaseError",
     "ReplicaUnavailable",
     "RolledBack",
+    "RouteAloneSetBack",
     "RouteNotConfirmed",
     "RouteTakenOver",
     "RouteUnreadable",

@@ -12,6 +12,17 @@ class StoreUnavailable(Unavailable):
         super().__init__(f"S3 did not answer for {where}: {why}. Check endpoint_url and credentials, then run again.")
 
 
+class RouteAloneSetBack(Unavailable):
+    """S3 did not answer, and the traffic is back on stable all the same."""
+
+    def __init__(self, model: str, stable: int | None, canary: int | None, why: str) -> None:
+        traffic = f"version {stable} has all the traffic" if stable else "requests are answered with 503"
+        super().__init__(
+            f"the route of {model} was set back: {traffic}, the canary {canary} has none. The ledger does not know, "
+            f"and a release that still runs may give it traffic again: run the same command when S3 answers. {why}"
+        )
+
+
 class ReplicaUnavailable(Unavailable):
     """A Triton replica did not answer."""
 

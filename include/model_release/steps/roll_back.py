@@ -14,6 +14,7 @@ from model_release.steps.context import Step, begin
 from model_release.steps.route import CONFIRM_TIMEOUT_S, apply_route, route_of
 from model_release.steps.serve import await_no_requests, take_off
 from model_release.traffic import connect
+from model_release.traffic.router import Route
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +33,10 @@ def run(release: Release, environment: Environment, reason: str) -> dict[str, An
             why = against or reason or running.failure or "no reason was given"
             return undo(step, reason=why, rejects=against is not None)
     except StoreUnavailable:
-        _put_route_back(release, environment)
+        try:
+            route_back(release.model, environment, release.version)
+        except ReleaseError as error:
+            log.warning("the route of %s was not set back: %s", release.model, error)
         raise
 
 
@@ -72,17 +76,19 @@ def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
     return {"rolled_back": True, "version": canary.version, "reason": reason, "rejected": rejects, "problems": problems}
 
 
-def _put_route_back(release: Release, environment: Environment) -> None:
-    """Set the route to stable with the router alone: it knows the roles itself."""
+def route_back(model: str, environment: Environment, version: int | None = None) -> Route | None:
+    """
+    Set the route to stable with the router alone, which knows the roles itself; the ledger does not hear of it.
+
+    Returns the route, or None when it has no canary, or one of another version than is asked for. Raises
+    RouterUnavailable, RouteNotConfirmed.
+    """
     router = connect(environment)
-    try:
-        route = router.read(release.model)
-        if route is None or route.canary is None or route.versions[route.canary] != release.version:
-            return
-        weights = {fleet: 100 if fleet == route.stable else 0 for fleet in FLEETS}
-        back = replace(route, weights=weights)
-        router.set(back)
-        router.confirm(back, CONFIRM_TIMEOUT_S)
-        log.warning("S3 did not answer: the route of %s was set back to stable by itself", release.model)
-    except ReleaseError as error:
-        log.warning("the route of %s was not set back: %s", release.model, error)
+    route = router.read(model)
+    if route is None or route.canary is None or version not in (None, route.versions[route.canary]):
+        return None
+    back = replace(route, weights={fleet: 100 if fleet == route.stable else 0 for fleet in FLEETS})
+    router.set(back)
+    router.confirm(back, CONFIRM_TIMEOUT_S)
+    log.warning("S3 did not answer: the route of %s was set back to stable by itself", model)
+    return back
