@@ -10,6 +10,7 @@ from pydantic import BaseModel, ValidationError
 
 from model_release.errors import BadModelConfig, UnknownModel, did_you_mean
 from model_release.spec import ErrorRateGate, LatencyGate, ModelSpec
+from model_release.spec.model import MOST_NAME_CHARACTERS
 
 S = TypeVar("S", bound=BaseModel)
 
@@ -79,7 +80,16 @@ def load_spec(path: Path) -> ModelSpec:
     spec = parse_section(ModelSpec, text, str(path))
     if spec.name != path.stem:
         raise BadModelConfig(str(path), [f"name is {spec.name!r}, but the file is {path.name}"])
+    if problem := _problem_of_served_name(spec, path):
+        raise BadModelConfig(str(path), [problem])
     return spec
+
+
+def _problem_of_served_name(spec: ModelSpec, path: Path) -> str | None:
+    served, other = f"contract {spec.contract} is served as {spec.served_name!r}", path.with_stem(spec.served_name)
+    if len(spec.served_name) > MOST_NAME_CHARACTERS:
+        return f"{served}, which has more than {MOST_NAME_CHARACTERS} characters"
+    return f"{served}, which is the name of {other.name}" if other != path and other.exists() else None
 
 
 def load_specs(folder: Path) -> tuple[dict[str, ModelSpec], list[BadModelConfig]]:
@@ -94,6 +104,14 @@ def load_specs(folder: Path) -> tuple[dict[str, ModelSpec], list[BadModelConfig]
         else:
             specs[spec.name] = spec
     return specs, problems
+
+
+def find_served(folder: Path, model: str) -> ModelSpec:
+    """Read the config that is served by this name now. Raises UnknownModel."""
+    served = {spec.served_name: spec for spec in load_specs(folder)[0].values()}
+    if model not in served:
+        raise UnknownModel(model, sorted(served), str(folder))
+    return served[model]
 
 
 def find_spec(folder: Path, name: str) -> ModelSpec:

@@ -30,7 +30,7 @@ def release_of(context: Context, spec: ModelSpec) -> Release:
         raise AirflowFailException(message)
     version = restored or version_of(run.logical_date or run.run_after)
     return Release(
-        model=spec.name,
+        model=_model(context, spec),
         version=version,
         kind=Kind.BUILD if restored is None else Kind.RESTORE,
         run_id=run.run_id,
@@ -39,6 +39,12 @@ def release_of(context: Context, spec: ModelSpec) -> Release:
         reason=params["reason"],
         by=run.triggering_user_name or str(run.run_type),
     )
+
+
+def _model(context: Context, spec: ModelSpec) -> str:
+    """Return the name that the run's plan went by, whatever contract the config has come to since."""
+    planned = context["ti"].xcom_pull(task_ids="plan")
+    return str(planned["model"]) if planned else spec.served_name
 
 
 def _checkpoint(context: Context, spec: ModelSpec, version: int) -> str | None:

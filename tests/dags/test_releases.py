@@ -29,6 +29,7 @@ def context(*, extras: tuple[dict[str, Any], ...] = (), **changes: Any) -> Any:
     return {
         "dag_run": SimpleNamespace(**{**run, "run_type": "asset_triggered", **changes.pop("run", {})}),
         "params": {**params, **changes},
+        "ti": SimpleNamespace(xcom_pull=lambda **_: changes.pop("planned", None)),
         "triggering_asset_events": {"asset": moments} if moments else {},
     }
 
@@ -45,6 +46,15 @@ def test_the_version_is_the_logical_date_else_the_moment_of_the_run(spec: ModelS
 
     assert release_of(dated, spec).version == 20260102000000
     assert release_of(context(), spec).version == 20260504030201
+
+
+def test_a_contract_that_is_raised_while_a_run_goes_on_changes_nothing_of_it(spec: ModelSpec) -> None:
+    from model_release_airflow.releases import release_of
+
+    raised = spec.model_copy(update={"contract": 2})
+
+    assert release_of(context(), raised).model == "echo_v2"
+    assert release_of(context(planned={"model": "echo"}), raised).model == "echo"
 
 
 def test_who_and_which_try_are_the_runs(spec: ModelSpec) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from model_release.errors import BadModelConfig, UnknownModel
 from model_release.spec import ModelSpec, render_template
-from model_release.spec_files import find_spec, load_spec, load_specs, parse_section
+from model_release.spec_files import find_served, find_spec, load_spec, load_specs, parse_section
 
 GOOD = """
 name: {name}
@@ -55,7 +55,7 @@ def test_a_minimal_config_has_the_defaults_of_production() -> None:
         ),
         ("serving: {dynamic_batching: {preferred_batch_size: [128]}}", ["above max_batch_size 64"]),
         ("dynamic_axes: {seq: {min: 2, max: 8}}", ["no input names"]),
-        ("contract: 2", ["contract"]),
+        ("contract: 0", ["contract"]),
     ],
 )
 def test_a_bad_value_is_named_with_what_is_allowed(extra: str, words: list[str]) -> None:
@@ -90,6 +90,26 @@ def test_a_name_that_is_not_the_files_stem_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(BadModelConfig, match=r"name is 'digits', but the file is other\.yaml"):
         load_spec(path)
+
+
+def test_a_later_contract_is_served_under_a_name_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text(good(extra="contract: 3"))
+
+    assert load_spec(tmp_path / "digits.yaml").served_name == "digits_v3"
+    assert find_served(tmp_path, "digits_v3").name == "digits"
+    with pytest.raises(UnknownModel, match="digits_v3"):
+        find_served(tmp_path, "digits")
+
+
+def test_a_served_name_that_another_model_has_or_that_is_too_long_is_refused(tmp_path: Path) -> None:
+    for name, extra in (("digits", "contract: 2"), ("digits_v2", ""), ("d" * 38, "contract: 2")):
+        (tmp_path / f"{name}.yaml").write_text(good(name, extra))
+
+    with pytest.raises(BadModelConfig, match=r"served as 'digits_v2', which is the name of digits_v2\.yaml"):
+        load_spec(tmp_path / "digits.yaml")
+    with pytest.raises(BadModelConfig, match="more than 40 characters"):
+        load_spec(tmp_path / f"{'d' * 38}.yaml")
+    assert load_spec(tmp_path / "digits_v2.yaml").served_name == "digits_v2"
 
 
 def test_a_bad_file_leaves_the_others_standing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from model_release.identity import Kind
 from model_release.ledger.state import Placement, Promotion, Rejection, Running, State
 from model_release.spec import Canary, Tensor
 from model_release.steps.abort import target
-from model_release.steps.plan import _tensor_changes
+from model_release.steps.refusals import _tensor_changes
 from model_release.steps.shift import require_advance
 from model_release.steps.watch import _action, _with_hold
 

@@ -8,12 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from model_release.cli.output import Output
+from model_release.cli.output import Contract, Output
 from model_release.ledger.events import Events
 from model_release.ledger.state import State, StateFile
 from model_release.repository.archive import PARTS, Archive
 from model_release.repository.manifest import digest_of
 from model_release.repository.store import ObjectStore
+from model_release.spec import served_name
 from model_release.spec_files import load_specs
 
 Name = Annotated[str, typer.Argument(help="Model.")]
@@ -32,8 +33,11 @@ def status(
     """Say what serves, what is under test, and who holds the claim."""
     output: Output = context.obj
     store = ObjectStore(output.environment.s3)
-    names = [output.spec(name).name] if name else sorted(load_specs(output.configs)[0])
+    specs = [output.spec(name)] if name else list(load_specs(output.configs)[0].values())
+    names = [served_name(spec.name, contract) for spec in specs for contract in range(1, spec.contract + 1)]
+    current = {spec.served_name for spec in specs}
     states = [StateFile(store, each).read() for each in names]
+    states = [state for state in states if state.model in current or state.revision > 0]
     columns = ["model", "stable", "canary", "standby", "weights", "release", "rejected"]
     output.table("What serves", columns, [_row(state) for state in states])
     output.give([state.model_dump(mode="json") for state in states])
@@ -61,10 +65,10 @@ def _row(state: State) -> list[Any]:
     ]
 
 
-def history(context: typer.Context, name: Name) -> None:
+def history(context: typer.Context, name: Name, contract: Contract = None) -> None:
     """List what happened to a model: when, who, what, which numbers."""
     output: Output = context.obj
-    events = Events(ObjectStore(output.environment.s3), output.spec(name).name).read()
+    events = Events(ObjectStore(output.environment.s3), output.model(name, contract)).read()
     rows = [[e["at"], e["epoch"], e["what"], e.get("version"), e.get("by"), _facts(e)] for e in events]
     output.table(f"History of {name}", ["at", "epoch", "what", "version", "by", "facts"], rows)
     output.give(events)
@@ -75,10 +79,15 @@ def _facts(event: dict[str, Any]) -> str:
     return ", ".join(f"{key} {event[key]}" for key in told if event.get(key) not in (None, ""))
 
 
-def verify(context: typer.Context, name: Name, version: Annotated[int, typer.Argument(help="Version.")]) -> None:
+def verify(
+    context: typer.Context,
+    name: Name,
+    version: Annotated[int, typer.Argument(help="Version.")],
+    contract: Contract = None,
+) -> None:
     """Read every sealed byte of a version again and compare it with its manifests."""
     output: Output = context.obj
-    archive = Archive(ObjectStore(output.environment.s3), output.spec(name).name)
+    archive = Archive(ObjectStore(output.environment.s3), output.model(name, contract))
     archive.require(version)
     bodies: dict[str, bytes] = {}
     checked = []

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from model_release.environment import Environment, load_environment
 from model_release.errors import ReleaseError
-from model_release.spec import ModelSpec
+from model_release.spec import ModelSpec, served_name
 from model_release.spec_files import find_spec
+
+Contract = Annotated[int | None, typer.Option(min=1, help="An earlier contract; by default the config's.")]
 
 #: A pipe has no width; a table is not cut for it.
 _people = Console(highlight=False, width=None if sys.stdout.isatty() else 200)
@@ -43,6 +46,11 @@ class Output:
     def spec(self, name: str) -> ModelSpec:
         """Return a model's spec. Raises UnknownModel, BadModelConfig."""
         return find_spec(self.configs, name)
+
+    def model(self, name: str, contract: int | None = None) -> str:
+        """Return the name that a model is served by, under an earlier contract if asked. Raises UnknownModel."""
+        spec = self.spec(name)
+        return served_name(name, contract) if contract else spec.served_name
 
     def say(self, text: str) -> None:
         """Write a line for people; programs get none."""

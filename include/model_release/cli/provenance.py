@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from model_release.cli.output import Output, new_run_id
+from model_release.cli.output import Contract, Output, new_run_id
 
 Name = Annotated[str, typer.Argument(help="Model.")]
 Version = Annotated[int, typer.Argument(help="A sealed version.")]
@@ -21,12 +21,12 @@ def register(app: typer.Typer) -> None:
     app.command("import")(import_version)
 
 
-def sign(context: typer.Context, name: Name, version: Version) -> None:
+def sign(context: typer.Context, name: Name, version: Version, contract: Contract = None) -> None:
     """Sign a version that is sealed already, after reading each of its bytes: who signs vouches for them."""
     from model_release.steps import sign as step
 
     output: Output = context.obj
-    model = output.spec(name).name
+    model = output.model(name, contract)
     result = step.run(model, version, output.environment, run_id=new_run_id("sign"), by=getpass.getuser())
     output.say(f"[green]ok[/green] version {version} of {name} is signed: {', '.join(result['signatures'])}")
     output.give(result)
@@ -38,13 +38,14 @@ def import_version(
     version: Version,
     source: Annotated[Path, typer.Option("--from", help="Environment file of the place that sealed it.")],
     digest: Annotated[str, typer.Option(help="What 'verify' says of it there.")],
+    contract: Contract = None,
 ) -> None:
     """Bring a sealed version from another environment's bucket, with its signatures, spec and history."""
     from model_release.environment import load_environment
     from model_release.steps import import_version as step
 
     output: Output = context.obj
-    model, run_id = output.spec(name).name, new_run_id("import")
+    model, run_id = output.model(name, contract), new_run_id("import")
     done = step.run(
         model, version, digest, load_environment(source), output.environment, run_id=run_id, by=getpass.getuser()
     )

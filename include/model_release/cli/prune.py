@@ -38,7 +38,7 @@ def prune(
     environment, policy = output.environment, Policy(keep, keep_days)
     archived = step.models(environment)
     # An archive outlives its model's config.
-    names = archived if name is None else [name if name in archived else output.spec(name).name]
+    names = archived if name is None else [name if name in archived else output.model(name)]
     done, problems = [], list[str]()
     for each in names:
         try:

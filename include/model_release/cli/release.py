@@ -9,11 +9,13 @@ from typing import Annotated, Any
 
 import typer
 
-from model_release.cli.output import Output, new_run_id
+from model_release.cli.output import Contract, Output, new_run_id
 from model_release.errors import RouteAloneSetBack, StoreUnavailable
 from model_release.identity import Kind, Release, version_of
-from model_release.ledger.state import StateFile
+from model_release.ledger.state import State, StateFile
 from model_release.repository.store import ObjectStore
+from model_release.spec import ModelSpec
+from model_release.spec_files import find_served
 
 Name = Annotated[str, typer.Argument(help="Model.")]
 STEPS = (
@@ -36,15 +38,16 @@ def release(
 ) -> None:
     """Release a checkpoint through the canary, without Airflow."""
     output: Output = context.obj
+    spec = output.spec(name)
     asked = Release(
-        model=name,
+        model=spec.served_name,
         version=version or version_of(datetime.now(UTC)),
         kind=Kind.BUILD,
         run_id=new_run_id("release"),
         checkpoint=checkpoint,
         by=getpass.getuser(),
     )
-    _tell_story(output, asked)
+    _tell_story(output, asked, spec)
 
 
 def rollback(
@@ -52,29 +55,39 @@ def rollback(
     name: Name,
     reason: Annotated[str, typer.Option(help="Why; it is kept in the ledger.")],
     to: Annotated[int | None, typer.Option(help="A sealed version.")] = None,
+    contract: Contract = None,
 ) -> None:
     """Go back: abort a live canary, else restore the standby, or the newest promoted version, or the one asked for."""
     from model_release.steps import abort
 
     output: Output = context.obj
+    model, store = output.model(name, contract), ObjectStore(output.environment.s3)
     try:
-        state = StateFile(ObjectStore(output.environment.s3), output.spec(name).name).read()
+        state = StateFile(store, model).read()
     except StoreUnavailable as error:
         if to is None:
-            _set_route_back(output, name, error)
+            _set_route_back(output, model, error)
         raise
+
+    def asked(version: int, what: str) -> Release:
+        return Release(model, version, Kind.RESTORE, new_run_id(what), reason=reason, by=getpass.getuser())
+
     if to is None and state.canary is not None:
-        aborted = Release(
-            name, state.canary.version, Kind.RESTORE, new_run_id("abort"), reason=reason, by=getpass.getuser()
-        )
-        result = abort.run(aborted, output.environment)
-        output.say(f"[green]ok[/green] the canary {result['version']} of {name} is gone and rejected: {reason}")
+        result = abort.run(asked(state.canary.version, "abort"), output.environment)
+        output.say(f"[green]ok[/green] the canary {result['version']} of {model} is gone and rejected: {reason}")
         output.give(result)
         return
     version = to if to is not None else abort.target(state)
-    _tell_story(
-        output, Release(name, version, Kind.RESTORE, new_run_id("rollback"), reason=reason, by=getpass.getuser())
-    )
+    _tell_story(output, asked(version, "rollback"), _spec_of(output.spec(name), state, store))
+
+
+def _spec_of(spec: ModelSpec, state: State, store: ObjectStore) -> ModelSpec:
+    """Return the config; for an earlier contract, which it describes no longer, the one it was last released with."""
+    from model_release.steps.context import read_frozen_spec
+
+    if state.model == spec.served_name or state.release is None:
+        return spec
+    return read_frozen_spec(store, state.model, state.release.spec_digest)
 
 
 def _set_route_back(output: Output, model: str, error: StoreUnavailable) -> None:
@@ -107,7 +120,7 @@ def step(
         raise typer.BadParameter(f"--release is not a release: {error}") from None
     arguments: list[Any] = []
     if which == "plan":
-        arguments = [output.spec(asked.model)]
+        arguments = [find_served(output.configs, asked.model)]
     elif which in ("shift", "watch"):
         if stage is None:
             raise typer.BadParameter(f"{which} needs --stage")
@@ -119,7 +132,7 @@ def step(
     output.give(result)
 
 
-def _tell_story(output: Output, asked: Release) -> None:
+def _tell_story(output: Output, asked: Release, spec: ModelSpec) -> None:
     from model_release.steps import story
     from model_release.steps.story import Told
 
@@ -134,7 +147,7 @@ def _tell_story(output: Output, asked: Release) -> None:
         error = str(what.error) if what.error else None
         told.append({"step": what.step, "seconds": what.seconds, "result": what.result, "error": error})
 
-    result = story.run(asked, output.environment, output.spec(asked.model), tell)
+    result = story.run(asked, output.environment, spec, tell)
     output.say(f"[green]{asked.model} serves version {result['stable']}[/green]")
     output.give({"release": asked.to_dict(), "result": result, "steps": told})
 

@@ -106,20 +106,22 @@ class StaleBuild(Refused):
 class AlreadyStable(Refused):
     """The version that is asked for has the traffic already."""
 
-    def __init__(self, model: str, version: int) -> None:
+    def __init__(self, model: str, version: int, canary: int | None = None) -> None:
+        live = f" To end its live canary {canary}: model-release rollback {model} --reason '...'." if canary else ""
         super().__init__(
             f"version {version} of {model} is stable already: there is nothing to release. "
-            "Name another checkpoint under another version, or restore another sealed version."
+            f"Name another checkpoint under another version, or restore another sealed version.{live}"
         )
 
 
 class ContractBroken(Refused):
     """The version's inputs and outputs break stable's clients."""
 
-    def __init__(self, model: str, changes: Sequence[str]) -> None:
+    def __init__(self, model: str, changes: Sequence[str], contract: int) -> None:
         super().__init__(
             f"the new version of {model} breaks the contract of the stable one: {'; '.join(changes)}. "
-            "A canary would fail its clients: release it under another model name."
+            f"A canary would fail its clients: raise contract in the model config to {contract + 1}, and it is served "
+            "under a name of its own beside this one."
         )
 
 

@@ -5,7 +5,7 @@ Every field that is accepted is honoured; an unknown key is an error that names 
 """
 
 from model_release.spec.canary import Canary, ErrorRateGate, Gate, LatencyGate, Standby
-from model_release.spec.model import ModelSpec, digest_of
+from model_release.spec.model import ModelSpec, digest_of, served_name
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance
 from model_release.spec.section import Section
 from model_release.spec.serving import Benchmark, BenchmarkSearch, Serving
@@ -35,5 +35,6 @@ __all__ = [
     "Tolerance",
     "digest_of",
     "render_template",
+    "served_name",
     "template_variables",
 ]

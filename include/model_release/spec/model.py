@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
@@ -15,7 +15,8 @@ from model_release.spec.serving import Benchmark, Serving
 from model_release.spec.source import Source
 from model_release.spec.tensors import Axis, Input, Tensor
 
-ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+MOST_NAME_CHARACTERS = 40
+ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=MOST_NAME_CHARACTERS)]
 
 
 def _no_double_underscore(name: str) -> str:
@@ -44,7 +45,8 @@ class ModelSpec(Section):
     description: str = ""
     schedule: Annotated[str | None, AfterValidator(_one_cron_line)] = None
     triggered_by: Annotated[list[str], BeforeValidator(_listed)] = []
-    contract: Literal[1] = 1
+    contract: Annotated[int, Field(ge=1)] = 1
+    """Raised by a change that breaks clients: the model is then served under a name of its own, beside the old."""
     source: Source
     inputs: Annotated[list[Input], Field(min_length=1)]
     dynamic_axes: dict[str, Axis] = {}
@@ -93,6 +95,11 @@ class ModelSpec(Section):
         return self
 
     @property
+    def served_name(self) -> str:
+        """The name that clients ask for, with a ledger, an archive and a route of its own."""
+        return served_name(self.name, self.contract)
+
+    @property
     def batch_sizes(self) -> list[int]:
         """The batch sizes at which parity is proved, rising; without batching a client may still send a few."""
         most = self.serving.max_batch_size or 3
@@ -114,6 +121,11 @@ class ModelSpec(Section):
     def digest(self) -> str:
         """The sha256 of the canonical JSON of the spec."""
         return digest_of(self.model_dump(mode="json"))
+
+
+def served_name(name: str, contract: int) -> str:
+    """Return the name that a contract of a model is served by: the model's own, from the second on `<name>_v2`."""
+    return name if contract == 1 else f"{name}_v{contract}"
 
 
 def digest_of(values: dict[str, Any]) -> str:

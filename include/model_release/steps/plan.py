@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from model_release.environment import FLEETS, Environment
-from model_release.errors import AlreadyStable, ContractBroken, StaleBuild, VersionPruned, VersionRejected
+from model_release.errors import StaleBuild
 from model_release.gates.plan import needed_requests
 from model_release.identity import Kind, Release, date_of
-from model_release.ledger.state import Running, State
+from model_release.ledger.state import Running, State, StateFile
 from model_release.repository.probe import require_verbs
 from model_release.repository.signing import require_usable
+from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec, render_template
-from model_release.steps.context import Step, begin, freeze_spec, read_frozen_spec
+from model_release.steps.context import Seen, Step, begin, freeze_spec
+from model_release.steps.refusals import refuse
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
 from model_release.triton.replica import ReplicaClient
@@ -24,6 +25,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     """
     Claim the model and freeze the spec; nothing that serves is touched but the leftovers of a dead release.
 
+    What may not be released is refused before anything is touched; a restore also before it preempts anybody.
+
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint and `lines` for people.
     Raises StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable, ContractBroken,
     VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing, SignatureInvalid.
@@ -31,12 +34,15 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     pair = environment.pair(spec.serving.fleet_pair)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
+    spec = spec.model_copy(update={"name": release.model})  # as all that lies under the name that is served
+    if release.kind is Kind.RESTORE:
+        _refuse_before_it_preempts(release, environment, spec)
     with begin(release, environment, "plan", begins=True) as step:
         state = step.claim.check()
         started_at = step.store.now()
         digest = freeze_spec(step.store, spec, step.check)
         step.update(release=_record(release, spec, digest, state, started_at))
-        _refuse(step, state)
+        _refuse(step, spec, state)
         if state.canary is not None:
             undo(step, reason=f"superseded by {release.holder}", rejects=False)
             state = step.claim.check()
@@ -44,7 +50,6 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         elif state.stable is not None:
             # With its epoch in the route, whoever had the claim before writes it no more.
             apply_route(step, route_of(state, step, canary_percent=0))
-        _refuse_broken_contract(step, state, spec)
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
                 with ReplicaClient(replica, environment) as client:
@@ -67,26 +72,18 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         }
 
 
-def _refuse(step: Step, state: State) -> None:
-    """Refuse what a rule forbids, before anything is touched."""
-    release = step.release
-    if state.stable is not None and state.stable.version == release.version:
-        raise AlreadyStable(release.model, release.version)
-    step.archive.refuse_pruned(release.version)
-    if release.version in state.pruned:
-        raise VersionPruned(release.model, release.version)
-    if release.kind is Kind.RESTORE:
-        step.archive.require(release.version)
-        step.signatures.require_signer_of(release.version)
-        return
-    rejection = state.rejection_of(release.version)
-    if rejection is not None:
-        raise VersionRejected(release.model, release.version, rejection.reason)
-    if release.version < state.newest_decision:
+def _refuse_before_it_preempts(release: Release, environment: Environment, spec: ModelSpec) -> None:
+    """A restore that cannot be shall not stop the release that runs."""
+    store = ObjectStore(environment.s3)
+    refuse(Seen(spec, environment, store), release, spec, StateFile(store, release.model).read())
+
+
+def _refuse(step: Step, spec: ModelSpec, state: State) -> None:
+    try:
+        refuse(step, step.release, spec, state)
+    except StaleBuild:
         step.update_running(outcome="stale")
-        raise StaleBuild(release.model, release.version, state.newest_decision)
-    if state.stable is not None:
-        step.signatures.require_signer_of(state.stable.version)  # bench will have it too, to compare with
+        raise
 
 
 def _record(release: Release, spec: ModelSpec, digest: str, state: State, started_at: datetime) -> Running:
@@ -119,37 +116,6 @@ def _fleet_for(release: Release, state: State) -> str:
         return state.standby.fleet
     stable = state.stable.fleet if state.stable else None
     return next(fleet for fleet in FLEETS if fleet != stable)
-
-
-def _refuse_broken_contract(step: Step, state: State, spec: ModelSpec) -> None:
-    """Compare inputs and outputs with those that stable's clients were built for."""
-    if state.stable is None:
-        return
-    stable = step.archive.require(state.stable.version)
-    before = read_frozen_spec(step.store, spec.name, stable.spec_digest)
-    changes = [
-        *_tensor_changes("input", before.inputs, spec.inputs, additions_break=True),
-        *_tensor_changes("output", before.outputs, spec.outputs, additions_break=False),
-    ]
-    if changes:
-        raise ContractBroken(spec.name, changes)
-
-
-def _tensor_changes(what: str, before: Sequence[Any], after: Sequence[Any], *, additions_break: bool) -> list[str]:
-    old = {tensor.name: (tensor.dtype, tensor.shape) for tensor in before}
-    new = {tensor.name: (tensor.dtype, tensor.shape) for tensor in after}
-    gone = [f"{what} {name!r} is gone" for name in old if name not in new]
-    added = [f"{what} {name!r} is new" for name in new if name not in old] if additions_break else []
-    changed = [
-        f"{what} {name!r} was {_shown(old[name])}, is {_shown(new[name])}"
-        for name in old
-        if name in new and old[name] != new[name]
-    ]
-    return [*gone, *added, *changed]
-
-
-def _shown(tensor: tuple[str, list[int | str]]) -> str:
-    return f"{tensor[0]}{tensor[1]}"
 
 
 def _lines(release: Release, spec: ModelSpec, state: State, running: Running) -> list[str]:

@@ -23,6 +23,7 @@ from model_release.traffic.router import (
     MODEL_HEADER,
     VERSION_HEADER,
     Route,
+    no_pins,
     nothing_released,
 )
 
@@ -210,7 +211,9 @@ def _address(host: str, port: int) -> Json:
 
 def model_routes(route: Route) -> list[Json]:
     """Return a model's part of the route table: per form of a request the forced arms, then the weights."""
-    return [made for form, match, protocol in _forms(route.model) for made in _routes_of(route, form, match, protocol)]
+    made = [each for form, match, protocol in _forms(route.model) for each in _routes_of(route, form, match, protocol)]
+    pinned = {"safe_regex": {"regex": f"/v2/models/{route.model}/versions/.*"}}
+    return [*made, {"name": f"{route.model}/http-version", "match": pinned, **_answer(404, no_pins(route.model))}]
 
 
 def _forms(model: str) -> Iterator[tuple[str, Json, str]]:

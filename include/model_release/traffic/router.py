@@ -21,6 +21,15 @@ def nothing_released(model: str) -> str:
     return f"no released version of {model}"
 
 
+def no_pins(model: str) -> str:
+    """Return the sentence that a router answers with (HTTP 404) to a request that names a version."""
+    return (
+        f"a request for {model} names no version here, since a canary moves requests from one to the next: ask "
+        f"/v2/models/{model}/infer, and read the response's {VERSION_HEADER}. A version that breaks clients is served "
+        "under a model name of its own"
+    )
+
+
 @dataclass(frozen=True)
 class Route:
     """

@@ -14,6 +14,7 @@ import pytest
 from model_release.environment import Environment
 from model_release.traffic.envoy import EnvoyRouter
 from model_release.traffic.envoy_resources import NOT_ROUTED
+from model_release.traffic.router import no_pins
 from tests.contracts.router import NEW, OLD, route, unreleased
 from tests.sandbox.envoy.parts import INFER, MODEL, Sandbox, Upstreams, call, eventually, free_port, put
 
@@ -37,7 +38,6 @@ def test_before_the_first_release_both_protocols_say_so(sandbox: Sandbox, router
         f"/v2/models/{MODEL}_b/infer",
         f"/v2/models/{MODEL}/config",
         f"/v2/models/{MODEL}/trace/setting",
-        f"/v2/models/{MODEL}/versions/1/infer",
         "/v2/repository/index",
         f"/v2/repository/models/{MODEL}/unload",
         "/v2/systemsharedmemory/status",
@@ -48,6 +48,17 @@ def test_http_without_a_routed_model_gets_404_and_a_sentence(sandbox: Sandbox, r
     put(router, route(MODEL))
     answer = sandbox.get(path)
     assert (answer.status, answer.body) == (404, NOT_ROUTED)
+
+
+@pytest.mark.parametrize("path", ["versions/1/infer", f"versions/{OLD}/infer", "versions/1/ready", "versions/1"])
+def test_a_request_that_pins_a_version_is_told_so_and_is_no_error_of_an_arm(
+    sandbox: Sandbox, router: EnvoyRouter, path: str
+) -> None:
+    put(router, route(MODEL, canary_percent=50))
+    before = router.counters(MODEL, "default")
+    answer = sandbox.get(f"/v2/models/{MODEL}/{path}")
+    assert (answer.status, answer.body) == (404, no_pins(MODEL))
+    assert router.counters(MODEL, "default") == before
 
 
 def test_grpc_that_names_no_model_or_asks_for_control_gets_unimplemented_and_a_sentence(
