@@ -48,8 +48,8 @@ demo-rollback: up ## a broken candidate is stopped: by the canary, or with MODEL
 	@$(BIN)/python -m sandbox.demo --model $(MODEL) --broken
 
 test: install ## every tier of tests, the fastest first
-	@echo "== unit"; $(BIN)/python -m pytest -q $(TWO) tests/unit
-	@for tier in models architecture dags; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
+	@for tier in unit models; do echo "== $$tier"; $(BIN)/python -m pytest -q $(TWO) "tests/$$tier"; done
+	@for tier in architecture dags; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
 	@echo "== sandbox"; $(BIN)/python -m pytest -q $(TWO) tests/sandbox
 
 test-fast: install ## unit and architecture tests alone
