@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,7 +99,9 @@ class Server:
         return Replica(name=self.name, http=http, grpc=grpc, metrics=metrics)
 
     def kill(self) -> None:
-        self.process.kill()
+        """End it at once, and the processes of its Python backend, which outlive one that was still starting them."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(10)
 
 
@@ -133,6 +138,7 @@ class Tritons:
                 env=variables,
                 stdout=out,
                 stderr=out,
+                start_new_session=True,
             )
         server = Server(name, prefix, ports, process, log)
         self.servers.append(server)
@@ -189,10 +195,9 @@ class Tritons:
         for server in self.servers:
             server.process.terminate()
         for server in self.servers:
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 server.process.wait(15)
-            except subprocess.TimeoutExpired:
-                server.kill()
+            server.kill()
 
 
 def unclaimed() -> None:
