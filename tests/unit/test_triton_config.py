@@ -48,6 +48,33 @@ def serving(**changes: Any) -> ModelSpec:
     return spec(serving={**spec().serving.model_dump(), **changes})
 
 
+PRIORITIES = {"priority_levels": 2, "default_priority_level": 2, "priorities": {1: {"max_size": 3}}}
+#: One change each of what a spec may say of serving, to `serving()`.
+NEWER: list[dict[str, Any]] = [
+    {"instance_group": {"kind": "gpu", "gpus": [0]}},
+    {"instance_group": {"kind": "gpu", "gpus": [1]}},
+    {"instance_group": {"kind": "gpu", "rate_limiter": {"priority": 2}}},
+    {"instance_group": {"kind": "gpu", "rate_limiter": {"resources": [{"name": "r"}]}}},
+    {"instance_group": {"kind": "gpu", "rate_limiter": {"resources": [{"name": "r", "shared": True}]}}},
+    {"dynamic_batching": {"preserve_ordering": True}},
+    {"queue": {"timeout_action": "delay"}},
+    {"queue": {"allow_timeout_override": True}},
+    {"queue": {"max_size": None}},
+    {"queue": PRIORITIES},
+    {"queue": {**PRIORITIES, "default_priority_level": 1}},
+    {"queue": {**PRIORITIES, "priorities": {2: {"max_size": 3}}}},
+    {"response_cache": True},
+    {"accelerators": [{"name": "tensorrt"}]},
+    {"accelerators": [{"name": "tensorrt", "parameters": {"precision_mode": "FP16"}}]},
+    {"accelerators": [{"name": "cuda"}, {"name": "tensorrt"}]},
+    {"accelerators": [{"name": "tensorrt"}, {"name": "cuda"}]},
+    {"raw": {"optimization": {"graph": {"level": 1}}}},
+    {"raw": {"metricTags": {"team": "vision"}}},
+    {"raw": {"instance_group": [{"host_policy": "numa"}]}},
+    {"raw": {"parameters": {"newer": {"string_value": "1"}}}},
+]
+
+
 def test_the_config_is_the_golden_one() -> None:
     assert configs.render(configs.build_config(spec(), VERSION), epoch=7) == GOLDEN.read_text()
 
@@ -77,14 +104,15 @@ def test_each_change_has_a_digest_of_its_own() -> None:
         configs.build_config(spec(), VERSION, Tuning(500, (4, 8), 1)),
         configs.build_config(serving(parameters={"intra_op_thread_count": "3"}), VERSION),
         configs.build_config(serving(warmup=False), VERSION),
+        *(configs.build_config(serving(**changes), VERSION) for changes in NEWER),
     ]
 
     assert len({configs.release_digest(config) for config in changed}) == len(changed)
 
 
 def test_the_order_of_parameters_does_not_change_the_digest() -> None:
-    one = configs.build_config(serving(parameters={"a": "1", "b": "2"}), VERSION)
-    other = configs.build_config(serving(parameters={"b": "2", "a": "1"}), VERSION)
+    one = configs.build_config(serving(parameters={"intra_op_thread_count": "1", "execution_mode": "0"}), VERSION)
+    other = configs.build_config(serving(parameters={"execution_mode": "0", "intra_op_thread_count": "1"}), VERSION)
 
     assert configs.release_digest(one) == configs.release_digest(other)
 
@@ -112,10 +140,46 @@ def test_without_queue_limits_there_is_no_queue_policy() -> None:
     assert not configs.build_config(unlimited, VERSION).dynamic_batching.HasField("default_queue_policy")
 
 
-def test_one_warm_up_is_enough_where_the_largest_batch_is_one() -> None:
-    config = configs.build_config(spec(serving={"max_batch_size": 1}), VERSION)
+@pytest.mark.parametrize(
+    ("largest", "preferred", "sizes"),
+    [
+        (1, [], [1]),
+        (2, [], [1, 2]),
+        (8, [], [1, 2, 4, 8]),
+        (8, [6], [1, 2, 4, 6, 8]),
+        (48, [], [1, 2, 4, 8, 16, 32, 48]),
+        (1000, [], [1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000]),
+    ],
+)
+def test_a_replica_is_warmed_at_sizes_up_to_the_largest_batch(
+    largest: int, preferred: list[int], sizes: list[int]
+) -> None:
+    made = {"max_batch_size": largest, "dynamic_batching": {"preferred_batch_size": preferred}}
+    config = configs.build_config(spec(serving=made), VERSION)
 
-    assert [entry.batch_size for entry in config.model_warmup] == [1]
+    assert [entry.batch_size for entry in config.model_warmup] == sizes
+
+
+def test_the_sizes_that_a_tuning_prefers_are_warmed() -> None:
+    config = configs.build_config(spec(), VERSION, Tuning(500, (3,)))
+
+    assert [entry.batch_size for entry in config.model_warmup] == [1, 2, 3, 4, 8]
+
+
+@pytest.mark.parametrize(
+    ("made", "digest"),
+    [
+        (lambda: serving(warmup=False), "92c0b5282aebf479bb184b0bc7e8d822c50bc4e7501d1d118660ce391588ac61"),
+        (
+            lambda: spec(serving={"max_batch_size": 2}),
+            "9b7659369d31d4c50f09886a329c3c0302ce6e7137a267307bc01295e647a38b",
+        ),
+        (lambda: unbatched(), "5554e7eb00781da3f5a77a96503aa2e6e03199ae60d89c1b420c156e0bb926e5"),
+    ],
+)
+def test_a_spec_without_the_newer_fields_keeps_its_digest(made: Any, digest: str) -> None:
+    """As rendered before there were priorities, rate limits, a response cache, accelerators and raw."""
+    assert configs.release_digest(configs.build_config(made(), VERSION)) == digest
 
 
 @pytest.mark.parametrize(
@@ -224,8 +288,48 @@ def test_what_triton_fills_in_is_no_difference() -> None:
         served.instance_group[0].name = "everything_0"
         served.instance_group[0].gpus.append(0)
         served.optimization.input_pinned_memory.enable = True
+        served.model_transaction_policy.SetInParent()
+        served.response_cache.SetInParent()
 
     assert served_as(filled) == []
+
+
+@pytest.mark.parametrize("changes", NEWER)
+def test_each_newer_field_has_to_come_back(changes: dict[str, Any]) -> None:
+    asked = configs.build_config(serving(**changes), VERSION)
+    served = configs.build_config(serving(), VERSION)
+    served.parameters["release_digest"].CopyFrom(asked.parameters["release_digest"])
+
+    assert differences(asked, asked) == []
+    assert differences(asked, served) != []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda c: setattr(c.response_cache, "enable", True),
+        lambda c: setattr(c.model_transaction_policy, "decoupled", True),
+        lambda c: c.optimization.execution_accelerators.gpu_execution_accelerator.add(name="tensorrt"),
+        lambda c: setattr(c.optimization.graph, "level", 2),
+        lambda c: c.model_operations.op_library_filename.append("x.so"),
+        lambda c: c.model_repository_agents.agents.add(name="x"),
+        lambda c: c.sequence_batching.SetInParent(),
+        lambda c: setattr(c.input[0], "optional", True),
+        lambda c: c.input[0].reshape.shape.append(1),
+        lambda c: setattr(c.dynamic_batching.priority_queue_policy[1], "max_queue_size", 1),
+        lambda c: setattr(c.model_warmup[0].inputs["other"], "zero_data", True),
+    ],
+)
+def test_what_was_never_asked_for_is_a_difference(change: Any) -> None:
+    assert served_as(change) != []
+
+
+def test_a_queue_that_was_not_asked_for_is_a_difference() -> None:
+    asked = configs.build_config(serving(queue=None), VERSION)
+    served = configs.parse(configs.render(asked, epoch=1))
+    served.dynamic_batching.default_queue_policy.max_queue_size = 1
+
+    assert differences(asked, served) == ["dynamic_batching.default_queue_policy is set, asked none"]
 
 
 @pytest.mark.parametrize(

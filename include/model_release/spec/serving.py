@@ -2,18 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from model_release.spec.section import Section
 
+#: Of the backends that a config can name, those that serve what this pipeline makes of a checkpoint.
+_SERVED_BACKENDS = ("onnxruntime",)
+#: What Triton's schema has, and a release does not: the key, and why.
+_NOT_RELEASED = {
+    "sequence_batching": "a canary sends each request to either version, so a sequence would lose its state on the way",
+    "decoupled": "a canary judges one answer a request, and would cut streams when it moves the traffic",
+    "model_transaction_policy": "its one field, decoupled, is for streams, which a canary would cut",
+}
+
+
+def _as_text(value: Any) -> Any:
+    """Take 2 and true for "2" and "1": Triton's parameters are text, YAML's values are not."""
+    if isinstance(value, bool):
+        return str(int(value))
+    return str(value) if isinstance(value, int) else value
+
+
+Options = dict[str, Annotated[str, BeforeValidator(_as_text)]]
+
+
+class Resource(Section):
+    """What an instance has to hold while it runs; `shared` is one pool for the whole server, else one a device."""
+
+    name: Annotated[str, StringConstraints(min_length=1)]
+    count: Annotated[int, Field(ge=1)] = 1
+    shared: bool = False
+
+
+class RateLimiter(Section):
+    """
+    Triton's rate_limiter; without --rate-limit=execution_count the server passes over it in silence.
+
+    An instance of priority 2 runs half as often as one of priority 1; 0 is 1.
+    """
+
+    resources: list[Resource] = []
+    priority: Annotated[int, Field(ge=0)] = 0
+
 
 class InstanceGroup(Section):
-    """Triton's instance_group: where a replica runs the model, and how many times."""
+    """Triton's instance_group: where a replica runs the model, how many times, on which GPUs (all without a list)."""
 
     kind: Literal["cpu", "gpu", "auto"] = "auto"
     count: Annotated[int, Field(ge=1)] = 1
+    gpus: list[Annotated[int, Field(ge=0)]] = []
+    rate_limiter: RateLimiter | None = None
 
 
 class DynamicBatching(Section):
@@ -21,46 +61,96 @@ class DynamicBatching(Section):
 
     max_queue_delay_microseconds: Annotated[int, Field(ge=0)] = 2000
     preferred_batch_size: list[Annotated[int, Field(ge=1)]] = []
+    preserve_ordering: bool = False
 
 
-class Queue(Section):
+class QueuePolicy(Section):
+    """
+    Triton's ModelQueuePolicy: how many may wait, for how long, and what happens then; null is without a limit.
+
+    `timeout_action: delay` keeps a request that waited too long, behind all others, in place of rejecting it.
+    """
+
+    max_size: Annotated[int, Field(ge=1)] | None = 512
+    timeout_ms: Annotated[int, Field(ge=1)] | None = 1000
+    timeout_action: Literal["reject", "delay"] = "reject"
+    allow_timeout_override: bool = False
+
+
+class Queue(QueuePolicy):
     """
     The limits of Triton's queue; past them a request is rejected, not kept for ever.
 
     Not set by default: with limits, Triton 2.51 at times leaves a request waiting for 500 ms
     (triton-inference-server/server#8870). Set them on a release that has the fix, and benchmark.
+
+    With `priority_levels` a request may name its level, 1 first; one that names none has `default_priority_level`. A
+    level that is not in `priorities` has the limits of the queue.
     """
 
-    max_size: Annotated[int, Field(ge=1)] = 512
-    timeout_ms: Annotated[int, Field(ge=1)] = 1000
+    priority_levels: Annotated[int, Field(ge=0, le=255)] = 0
+    default_priority_level: Annotated[int, Field(ge=0)] = 0
+    priorities: dict[Annotated[int, Field(ge=1)], QueuePolicy] = {}
+
+
+class Accelerator(Section):
+    """An execution provider of ONNX Runtime before its own: TensorRT or CUDA with options, or OpenVINO."""
+
+    name: Literal["tensorrt", "cuda", "openvino"]
+    parameters: Options = {}
 
 
 class Serving(Section):
     """
-    How Triton serves the model.
+    How Triton serves the model; docs/config.md says what each field becomes.
 
     `max_batch_size: 0` switches batching off, for a model whose answers depend on the whole batch: each request is run
     by itself, and the first axis of its tensors is the client's own batch.
     """
 
-    backend: Literal["onnxruntime"] = "onnxruntime"
+    backend: Literal["onnxruntime", "pytorch", "tensorrt"] = "onnxruntime"
     fleet_pair: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{0,39}$")] = "default"
     max_batch_size: Annotated[int, Field(ge=0)] = 64
     instance_group: InstanceGroup = InstanceGroup()
     dynamic_batching: DynamicBatching = DynamicBatching()
     queue: Queue | None = None
     warmup: bool = True
-    parameters: dict[str, str] = {}
+    response_cache: bool = False
+    parameters: Options = {}
+    accelerators: list[Accelerator] = []
+    raw: dict[str, Any] = {}
+    """Any further field of Triton's ModelConfig, as JSON; `triton/raw.py` says which."""
 
     @property
     def batching(self) -> bool:
         """Whether Triton may put the requests of several clients into one batch."""
         return self.max_batch_size > 0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _what_a_canary_cannot_release(cls, given: Any) -> Any:
+        for key in _NOT_RELEASED.keys() & (given.keys() if isinstance(given, dict) else ()):
+            message = f"{key} is not released: {_NOT_RELEASED[key]}"
+            raise ValueError(message)
+        return given
+
+    @model_validator(mode="after")
+    def _backend_is_made(self) -> Serving:
+        if self.backend not in _SERVED_BACKENDS:
+            message = (
+                f"backend {self.backend!r} is not released yet: every checkpoint becomes an ONNX file, which "
+                "onnxruntime serves. Leave backend out; TensorRT can be one of accelerators"
+            )
+            raise ValueError(message)
+        return self
+
     @model_validator(mode="after")
     def _preferred_sizes_fit(self) -> Serving:
         if not self.batching:
-            asked = {"dynamic_batching.preferred_batch_size": self.dynamic_batching.preferred_batch_size}
+            asked = {
+                "dynamic_batching.preferred_batch_size": self.dynamic_batching.preferred_batch_size,
+                "dynamic_batching.preserve_ordering": self.dynamic_batching.preserve_ordering,
+            }
             for name, value in {**asked, "queue": self.queue}.items():
                 if value:
                     message = f"{name} needs batching, which max_batch_size: 0 switches off; remove it"

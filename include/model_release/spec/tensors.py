@@ -26,6 +26,23 @@ class Input(Tensor):
     """An input; `range` bounds the values generated for it, both ends included."""
 
     range: tuple[float, float] | None = None
+    optional: bool = False
+
+    @model_validator(mode="after")
+    def _required(self) -> Input:
+        """
+        Refuse what no export makes.
+
+        Triton's ONNX Runtime backend takes a request without an input only if the graph has a default for it (an
+        initializer of the same name), and then only with max_batch_size 0; exported graphs have none.
+        """
+        if self.optional:
+            message = (
+                f"input {self.name!r} is optional, and an exported graph wants each of its inputs: leave it out of the "
+                "spec and give forward's argument a default, or have clients send it always"
+            )
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _rising_range(self) -> Input:
