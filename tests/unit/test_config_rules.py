@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 
 from model_release.errors import BadModelConfig
+from model_release.identity import Kind, Release
 from model_release.spec import ModelSpec
+from model_release.steps import plan
 from model_release.triton import config as configs
 from model_release.triton.rules import _RULES, broken
 from tests.unit.config_cases import CASES, VERSION, Case, line_spec
+from tests.unit.served_toys import ENVIRONMENT
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -128,3 +131,11 @@ def test_an_optional_input_is_refused_since_no_export_makes_one() -> None:
 
     with pytest.raises(ValueError, match="input 'x' is optional, and an exported graph wants each of its inputs"):
         ModelSpec.model_validate(values)
+
+
+def test_plan_refuses_it_before_anything_is_asked_of_the_store() -> None:
+    """The store of this environment answers nobody."""
+    release = Release(model="line", version=VERSION, kind=Kind.BUILD, run_id="run-1")
+
+    with pytest.raises(BadModelConfig, match="runtime is refused"):
+        plan.run(release, ENVIRONMENT, line_spec(raw={"runtime": "x.so"}))

@@ -18,6 +18,7 @@ from model_release.steps.context import Seen, Step, begin, freeze_spec
 from model_release.steps.refusals import refuse
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
+from model_release.triton import config as configs
 from model_release.triton.replica import ReplicaClient
 
 
@@ -28,10 +29,13 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     What may not be released is refused before anything is touched; a restore also before it preempts anybody.
 
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint and `lines` for people.
-    Raises StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable, ContractBroken,
-    VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing, SignatureInvalid.
+    Raises BadModelConfig, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable,
+    ContractBroken, VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing,
+    SignatureInvalid.
     """
     pair = environment.pair(spec.serving.fleet_pair)
+    if release.kind is Kind.BUILD:
+        configs.build_config(spec, release.version)  # what Triton would refuse is refused here
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
     spec = spec.model_copy(update={"name": release.model})  # as all that lies under the name that is served
