@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from model_release.errors import BadModelConfig
 from model_release.identity import Kind, Release
-from model_release.spec import ModelSpec
+from model_release.spec import ModelSpec, Serving
+from model_release.spec.serving import Accelerator, DynamicBatching, InstanceGroup, Queue, RateLimiter, Resource
 from model_release.steps import plan
 from model_release.triton import config as configs
+from model_release.triton.onnxruntime import ACCELERATORS, PARAMETERS
 from model_release.triton.rules import _RULES, broken
 from tests.unit.config_cases import CASES, VERSION, Case, line_spec
 from tests.unit.served_toys import ENVIRONMENT
@@ -139,3 +143,19 @@ def test_plan_refuses_it_before_anything_is_asked_of_the_store() -> None:
 
     with pytest.raises(BadModelConfig, match="runtime is refused"):
         plan.run(release, ENVIRONMENT, line_spec(raw={"runtime": "x.so"}))
+
+
+def test_accelerators_of_onnx_runtime_are_for_no_other_backend() -> None:
+    spec = line_spec(accelerators=[{"name": "openvino"}])
+    other = spec.model_copy(update={"serving": spec.serving.model_copy(update={"backend": "pytorch"})})
+
+    with pytest.raises(BadModelConfig, match="accelerators are for the backend onnxruntime, this is pytorch"):
+        built(other)
+
+
+def test_every_field_is_in_the_docs() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "config.md").read_text()
+    sections = [Serving, InstanceGroup, RateLimiter, Resource, DynamicBatching, Queue, Accelerator]
+    fields = {name for section in sections for name in section.model_fields} - {"fleet_pair"}
+
+    assert sorted(name for name in {*fields, *PARAMETERS, *ACCELERATORS} if not re.search(rf"\b{name}\b", text)) == []

@@ -129,7 +129,7 @@ class Serving(Section):
     @model_validator(mode="before")
     @classmethod
     def _what_a_canary_cannot_release(cls, given: Any) -> Any:
-        for key in _NOT_RELEASED.keys() & (given.keys() if isinstance(given, dict) else ()):
+        for key in sorted(_NOT_RELEASED.keys() & (given.keys() if isinstance(given, dict) else ())):
             message = f"{key} is not released: {_NOT_RELEASED[key]}"
             raise ValueError(message)
         return given
