@@ -14,6 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from example_models import digits_data
+from model_release.cli import rendered
 from model_release.cli.main import app
 from model_release.environment import Environment
 from model_release.errors import (
@@ -55,6 +56,11 @@ def test_a_second_version_takes_over_in_stages_and_goes_back_without_a_client_er
     assert model.steps() == [
         "plan", "export", "validate", "publish", "benchmark", "deploy", "shift 100", "watch 100", "promote", "finish",
     ]  # fmt: skip
+    cached = model.spec.serving.model_copy(update={"response_cache": True})
+    found = rendered.compare(model.spec.model_copy(update={"serving": cached}), model.environment)
+    assert (found.stable, found.benchmarked, found.why_not) == (FIRST, True, None)
+    changed = [line for line in found.diff or [] if line[0] in "+-" and "max_queue_delay" not in line]
+    assert changed[2:] == ["+response_cache {", "+  enable: true", "+}"]
 
     with Clients(model) as clients:
         model.release(model.build(SECOND))

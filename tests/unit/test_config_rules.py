@@ -30,6 +30,25 @@ def test_a_broken_rule_is_said(case: Case) -> None:
     assert any(case.sentence in sentence for sentence in broken(config)), broken(config)
 
 
+@pytest.mark.parametrize(
+    "serving",
+    [
+        {"dynamic_batching": {"preferred_batch_size": [1, 8]}},
+        {
+            "dynamic_batching": {"preserve_ordering": True},
+            "queue": {"priority_levels": 1, "default_priority_level": 1, "priorities": {1: {"max_size": 3}}},
+        },
+        {"queue": {"timeout_action": "delay", "allow_timeout_override": True}},
+        {"instance_group": {"kind": "gpu", "gpus": [0, 1]}, "accelerators": [{"name": "tensorrt"}, {"name": "cuda"}]},
+        {"instance_group": {"kind": "auto"}, "accelerators": [{"name": "tensorrt"}, {"name": "openvino"}]},
+        {"max_batch_size": 0},
+        {"max_batch_size": 1},
+    ],
+)
+def test_what_keeps_the_rules_is_taken(serving: dict[str, Any]) -> None:
+    assert broken(built(line_spec(**serving))) == []
+
+
 def test_every_rule_has_a_case() -> None:
     """A rule that no case breaks could be empty and nobody would know."""
     said = set()

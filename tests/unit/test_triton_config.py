@@ -290,6 +290,8 @@ def test_what_triton_fills_in_is_no_difference() -> None:
         served.optimization.input_pinned_memory.enable = True
         served.model_transaction_policy.SetInParent()
         served.response_cache.SetInParent()
+        served.parameters["FILLED_BY_A_NEWER_SERVER"].string_value = "1"
+        served.metric_tags["filled"] = "1"
 
     assert served_as(filled) == []
 

@@ -107,7 +107,7 @@ def warmup_sizes(max_batch_size: int, preferred: Iterable[int] = ()) -> list[int
     """
     most = max(max_batch_size, 1)
     powers = {1 << exponent for exponent in range(most.bit_length())}
-    return sorted(size for size in {*powers, *preferred, most} if 1 <= size <= most)
+    return sorted({*powers, *preferred, most})
 
 
 def warm_up(entry: Any, spec: ModelSpec, batch_size: int) -> None:
