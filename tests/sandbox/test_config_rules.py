@@ -13,6 +13,7 @@ import onnx
 import pytest
 from google.protobuf import json_format
 from onnx import helper, numpy_helper
+from tritonclient.grpc import InferenceServerClient, InferInput
 
 from model_release.environment import Replica
 from model_release.errors import LoadFailed, ReplicaUnavailable
@@ -20,11 +21,12 @@ from model_release.spec import ModelSpec
 from model_release.spec_files import load_specs
 from model_release.triton import config as configs
 from model_release.triton.compare import differences
+from model_release.triton.neighbours import clashes
 from model_release.triton.replica import ReplicaClient
 from sandbox.settings import HOST, ROOT
 from sandbox.triton import prepare_backends, replica_command, replica_environment
 from tests.sandbox.triton_parts import VENV, await_true, free_ports, onnx_bytes
-from tests.unit.config_cases import CASES, VERSION, line_spec
+from tests.unit.config_cases import CASES, VERSION, line_spec, sharing
 from tests.unit.served_toys import ENVIRONMENT
 
 FIRST_PORT = 29000
@@ -44,6 +46,7 @@ class Local:
     """One Triton that reads a folder: rules are the same on S3, and there a change needs a second of its own."""
 
     folder: Path
+    address: str
     process: subprocess.Popen[bytes]
     client: ReplicaClient
 
@@ -81,7 +84,7 @@ def triton(tmp_path: Path) -> Iterator[Local]:
     variables = replica_environment(VENV, "none", "none", tmp_path / "temp")
     with (tmp_path / "log").open("wb") as out:
         process = subprocess.Popen([*command, *FLAGS], env=variables, stdout=out, stderr=out)
-    started = Local(tmp_path, process, ReplicaClient(replica, ENVIRONMENT))
+    started = Local(tmp_path, replica.grpc, process, ReplicaClient(replica, ENVIRONMENT))
     try:
         await_true(started.client.live, 60, lambda: started.log[-2000:], process)
         yield started
@@ -124,6 +127,22 @@ def test_what_our_rules_say_of_triton_is_so(triton: Local) -> None:
         if taken != (case.triton == "takes") or case.log not in triton.log[before:]:
             wrong.append((case.name, "took it" if taken else triton.log[before:][-600:]))
     assert wrong == []
+    good(triton)
+    assert not loads(triton)
+
+
+def test_two_models_that_clash_leave_a_server_that_loads_nothing(triton: Local) -> None:
+    """The first is unloaded when the second comes: what a server has seen of a resource it keeps for its life."""
+    first, second = sharing(True), sharing(False, "second")
+    made = {spec.name: configs.build_config(spec, VERSION) for spec in (first, second)}
+    for spec in (first, second):
+        triton.place(spec, made[spec.name], onnx_bytes(), {"x": np.ones(4, np.float32)})
+    assert loads(triton)
+
+    with pytest.raises(LoadFailed, match="present as both global and device-specific resource"):
+        triton.load("second")
+
+    assert clashes(made["line"], {"second": made["second"]}) != []
     good(triton)
     assert not loads(triton)
 
@@ -202,6 +221,21 @@ def test_every_field_comes_back_from_the_real_server(triton: Local) -> None:
             tensor.name: (2, *sizes(tensor.shape, spec)) for tensor in spec.outputs
         }
         triton.unload(spec.name)
+
+
+def test_priorities_timeouts_and_the_cache_are_honoured_and_not_only_echoed(triton: Local) -> None:
+    spec = everything()
+    triton.place(spec, configs.build_config(spec, VERSION), onnx_bytes(), {"x": np.ones(4, np.float32)})
+    triton.load(spec.name)
+    x = InferInput("x", [1, 4], "FP32").set_data_from_numpy(np.ones((1, 4), np.float32))
+
+    with InferenceServerClient(triton.address) as client:
+        for priority in (0, 1, 3):
+            answer = client.infer(spec.name, [x], priority=priority, timeout=1_000_000)
+            assert np.array_equal(answer.as_numpy("y"), np.full((1, 4), 2, np.float32))
+        (told,) = client.get_inference_statistics(spec.name).model_stats
+
+    assert (told.inference_stats.cache_miss.count, told.inference_stats.cache_hit.count) == (1, 2)
 
 
 def as_json(config: Any) -> Any:

@@ -26,6 +26,12 @@ def line_spec(**serving: Any) -> ModelSpec:
     return ModelSpec.model_validate(values)
 
 
+def sharing(shared: bool, name: str = "line", **serving: Any) -> ModelSpec:
+    """Return a spec whose instance holds a core while it runs: of the server's, or of its device's."""
+    group = {"kind": "cpu", "rate_limiter": {"resources": [{"name": "cores", "shared": shared}]}}
+    return line_spec(instance_group=group, **serving).model_copy(update={"name": name})
+
+
 @dataclass(frozen=True)
 class Case:
     """

@@ -14,14 +14,19 @@ from typer.testing import CliRunner
 
 from model_release.cli.main import app
 from model_release.environment import S3
+from model_release.errors import BadModelConfig
+from model_release.identity import Kind, Release
 from model_release.ledger.state import Placement, State
 from model_release.repository.archive import Archive
 from model_release.repository.manifest import Manifest, SourceEntry
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec
+from model_release.steps.context import Seen
+from model_release.steps.neighbours import refuse_clash
 from model_release.triton import config as configs
-from tests.unit.config_cases import VERSION, line_spec
+from tests.unit.config_cases import VERSION, line_spec, sharing
 from tests.unit.fake_s3 import FakeS3
+from tests.unit.served_toys import ENVIRONMENT
 
 
 @pytest.fixture
@@ -130,3 +135,42 @@ def test_a_first_release_and_a_dead_s3_are_told_and_are_no_fault_of_the_spec(tmp
     told = checked(tmp_path, "check", "line", environment=dead)
 
     assert "it was not compared with stable's" in told
+
+
+def test_models_of_one_pair_that_a_server_cannot_have_both_are_bad(tmp_path: Path) -> None:
+    folder = tmp_path / "configs"
+    write_spec(folder, sharing(False))
+    write_spec(folder, sharing(True, "other"))
+    write_spec(folder, sharing(True, "elsewhere", fleet_pair="second"))
+
+    told = json.loads(checked(tmp_path, "--json", "check", exit_code=1))
+
+    assert told["ok"] == ["elsewhere"]
+    assert "'cores' is of a device, and shared in other" in told["bad"][str(folder / "line.yaml")][0]
+    assert "'cores' is shared, and of a device in line" in told["bad"][str(folder / "other.yaml")][0]
+    write_spec(folder, sharing(False, "other"))
+    assert json.loads(checked(tmp_path, "--json", "check"))["bad"] == {}
+
+
+def test_a_release_is_held_against_what_its_servers_serve(s3: S3) -> None:
+    store = ObjectStore(s3)
+
+    def planned(spec: ModelSpec) -> None:
+        release = Release(model=spec.name, version=VERSION, kind=Kind.BUILD, run_id="run-1")
+        refuse_clash(Seen(spec, ENVIRONMENT, store), release)
+
+    def serve(fleet: str, spec: ModelSpec) -> None:
+        text = configs.render(configs.build_config(spec, VERSION), epoch=3)
+        store.put(f"serving/default/{fleet}/{spec.name}/config.pbtxt", text.encode())
+
+    store.put("serving/default/green/.keep", b"")
+    serve("green", sharing(True, "other"))
+
+    with pytest.raises(BadModelConfig, match="'cores' is of a device, and shared in other on green"):
+        planned(sharing(False))
+    planned(sharing(True))
+    planned(sharing(False, fleet_pair="second"))
+    planned(line_spec())
+    serve("blue", sharing(True))
+    with pytest.raises(BadModelConfig, match="shared in line on blue"):
+        planned(sharing(False))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -17,6 +17,7 @@ from model_release.repository.signing import require_usable
 from model_release.spec import ModelSpec
 from model_release.spec_files import find_spec, load_specs
 from model_release.triton.config import build_config
+from model_release.triton.neighbours import clashes
 
 
 def register(app: typer.Typer) -> None:
@@ -71,13 +72,23 @@ def _read(output: Output, names: list[str] | None) -> tuple[dict[str, ModelSpec]
                 problems.append(bad)
     else:
         specs, problems = load_specs(output.configs)
-    for name, spec in list(specs.items()):
+    rendered: dict[str, Any] = {}
+    for name, spec in specs.items():
         try:
-            build_config(spec, ANY_VERSION)
+            rendered[name] = build_config(spec, ANY_VERSION)
         except BadModelConfig as bad:
             problems.append(BadModelConfig(str(output.configs / f"{name}.yaml"), bad.problems))
-            del specs[name]
-    return specs, problems
+    for name, config in rendered.items():
+        pair = specs[name].serving.fleet_pair
+        others = {
+            other: its for other, its in rendered.items() if other != name and specs[other].serving.fleet_pair == pair
+        }
+        if found := clashes(config, others):
+            problems.append(BadModelConfig(str(output.configs / f"{name}.yaml"), found))
+    bad_files = {problem.path for problem in problems}
+    return {
+        name: spec for name, spec in specs.items() if str(output.configs / f"{name}.yaml") not in bad_files
+    }, problems
 
 
 def _check_keys(output: Output) -> None:

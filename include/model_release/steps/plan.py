@@ -15,6 +15,7 @@ from model_release.repository.signing import require_usable
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Seen, Step, begin, freeze_spec
+from model_release.steps.neighbours import refuse_clash
 from model_release.steps.refusals import refuse
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
@@ -33,12 +34,12 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     ContractBroken, VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing,
     SignatureInvalid.
     """
+    spec = spec.model_copy(update={"name": release.model})  # as all that lies under the name that is served
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
         configs.build_config(spec, release.version)  # what Triton would refuse is refused here
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
-    spec = spec.model_copy(update={"name": release.model})  # as all that lies under the name that is served
     if release.kind is Kind.RESTORE:
         _refuse_before_it_preempts(release, environment, spec)
     with begin(release, environment, "plan", begins=True) as step:
@@ -54,6 +55,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         elif state.stable is not None:
             # With its epoch in the route, whoever had the claim before writes it no more.
             apply_route(step, route_of(state, step, canary_percent=0))
+        refuse_clash(step, release)
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
                 with ReplicaClient(replica, environment) as client:
