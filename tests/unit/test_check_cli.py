@@ -15,7 +15,6 @@ from typer.testing import CliRunner
 from model_release.cli.main import app
 from model_release.environment import S3
 from model_release.errors import BadModelConfig
-from model_release.identity import Kind, Release
 from model_release.ledger.state import Placement, State
 from model_release.repository.archive import Archive
 from model_release.repository.manifest import Manifest, SourceEntry
@@ -156,14 +155,15 @@ def test_a_release_is_held_against_what_its_servers_serve(s3: S3) -> None:
     store = ObjectStore(s3)
 
     def planned(spec: ModelSpec) -> None:
-        release = Release(model=spec.name, version=VERSION, kind=Kind.BUILD, run_id="run-1")
-        refuse_clash(Seen(spec, ENVIRONMENT, store), release)
+        refuse_clash(Seen(spec, ENVIRONMENT, store), configs.build_config(spec, VERSION))
 
     def serve(fleet: str, spec: ModelSpec) -> None:
         text = configs.render(configs.build_config(spec, VERSION), epoch=3)
         store.put(f"serving/default/{fleet}/{spec.name}/config.pbtxt", text.encode())
 
     store.put("serving/default/green/.keep", b"")
+    store.put("serving/default/bench/broken/config.pbtxt", b"nonsense: 3")
+    store.put("serving/default/bench/without/1/model.onnx", b"")
     serve("green", sharing(True, "other"))
 
     with pytest.raises(BadModelConfig, match="'cores' is of a device, and shared in other on green"):

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+from typing import Any
+
 from model_release.environment import FLEETS
 from model_release.errors import BadModelConfig
-from model_release.identity import Kind, Release
 from model_release.repository.serving import ServingPrefix
 from model_release.steps.context import Sight
-from model_release.steps.serve import sealed_config
 from model_release.triton import config as configs
 from model_release.triton.neighbours import clashes
 
 
-def refuse_clash(sight: Sight, release: Release) -> None:
+def refuse_clash(sight: Sight, config: Any) -> None:
     """
-    Hold a release's config against those that the servers of its pair serve already, the model's own before it too.
+    Hold a new config against those that the servers of its pair serve already, the model's own before it too.
 
-    Raises BadModelConfig where one server could not have both; VersionNotFound, BytesDiffer for a restore.
+    Raises BadModelConfig where one server could not have both.
     """
-    build = release.kind is Kind.BUILD
-    config = configs.build_config(sight.spec, release.version) if build else sealed_config(sight, release.version)
     if not any(group.rate_limiter.resources for group in config.instance_group):
         return
     pair = sight.spec.serving.fleet_pair
@@ -27,8 +26,8 @@ def refuse_clash(sight: Sight, release: Release) -> None:
     for fleet in (*FLEETS, "bench"):
         for model in sight.store.folders(f"serving/{pair}/{fleet}/"):
             text = ServingPrefix(sight.store, pair, fleet, model).config()
-            if text is not None:
-                others[f"{model} on {fleet}"] = configs.parse(text)
+            with suppress(BadModelConfig):  # no server could have read it either, and the guard looks after it
+                others[f"{model} on {fleet}"] = configs.parse(text or "")
     problems = clashes(config, others)
     if problems:
         raise BadModelConfig(sight.model, problems)

@@ -37,7 +37,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     spec = spec.model_copy(update={"name": release.model})  # as all that lies under the name that is served
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
-        configs.build_config(spec, release.version)  # what Triton would refuse is refused here
+        config = configs.build_config(spec, release.version)  # what Triton would refuse is refused here
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
     if release.kind is Kind.RESTORE:
@@ -55,7 +55,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         elif state.stable is not None:
             # With its epoch in the route, whoever had the claim before writes it no more.
             apply_route(step, route_of(state, step, canary_percent=0))
-        refuse_clash(step, release)
+        if release.kind is Kind.BUILD:
+            refuse_clash(step, config)
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
                 with ReplicaClient(replica, environment) as client:
