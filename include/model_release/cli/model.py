@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from model_release.cli.output import Output
-from model_release.cli.rendered import ANY_VERSION
 from model_release.cli.rendered import show as show_rendered
 from model_release.environment import Signing
 from model_release.errors import BadModelConfig
@@ -16,8 +15,7 @@ from model_release.repository.probe import probe
 from model_release.repository.signing import require_usable
 from model_release.spec import ModelSpec
 from model_release.spec_files import find_spec, load_specs
-from model_release.triton.config import build_config
-from model_release.triton.neighbours import clashes
+from model_release.triton.checked import unserved
 
 
 def register(app: typer.Typer) -> None:
@@ -72,23 +70,10 @@ def _read(output: Output, names: list[str] | None) -> tuple[dict[str, ModelSpec]
                 problems.append(bad)
     else:
         specs, problems = load_specs(output.configs)
-    rendered: dict[str, Any] = {}
-    for name, spec in specs.items():
-        try:
-            rendered[name] = build_config(spec, ANY_VERSION)
-        except BadModelConfig as bad:
-            problems.append(BadModelConfig(str(output.configs / f"{name}.yaml"), bad.problems))
-    for name, config in rendered.items():
-        pair = specs[name].serving.fleet_pair
-        others = {
-            other: its for other, its in rendered.items() if other != name and specs[other].serving.fleet_pair == pair
-        }
-        if found := clashes(config, others):
-            problems.append(BadModelConfig(str(output.configs / f"{name}.yaml"), found))
-    bad_files = {problem.path for problem in problems}
-    return {
-        name: spec for name, spec in specs.items() if str(output.configs / f"{name}.yaml") not in bad_files
-    }, problems
+    unrendered = unserved(specs, output.configs)
+    bad_files = {problem.path for problem in unrendered}
+    good = {name: spec for name, spec in specs.items() if str(output.configs / f"{name}.yaml") not in bad_files}
+    return good, [*problems, *unrendered]
 
 
 def _check_keys(output: Output) -> None:

@@ -13,9 +13,8 @@ from model_release.environment import Environment
 from model_release.errors import BytesDiffer, Unavailable, VersionNotFound, VersionPruned
 from model_release.spec import ModelSpec
 from model_release.triton import config as configs
+from model_release.triton.checked import ANY_VERSION
 
-#: Stands in the text for the version that a release gives.
-ANY_VERSION = 1
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
 
