@@ -71,6 +71,7 @@ def compare(spec: ModelSpec, environment: Environment) -> Comparison:
 
 def show(output: Output, spec: ModelSpec) -> dict[str, Any]:
     """Write a spec's config, and its difference from stable's where an environment is given; returns both."""
+    spec = spec.served_as(spec.served_name)
     rendered = text(configs.build_config(spec, ANY_VERSION))
     output.say(f"config.pbtxt of {spec.name}; a release writes its own version and digest")
     output.say(escape(rendered.rstrip()))

@@ -99,6 +99,10 @@ class ModelSpec(Section):
         """The name that clients ask for, with a ledger, an archive and a route of its own."""
         return served_name(self.name, self.contract)
 
+    def served_as(self, model: str) -> ModelSpec:
+        """Return the spec under the name that is served, as all is that a release writes."""
+        return self.model_copy(update={"name": model})
+
     @property
     def batch_sizes(self) -> list[int]:
         """The batch sizes at which parity is proved, rising; without batching a client may still send a few."""

@@ -34,7 +34,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     ContractBroken, VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing,
     SignatureInvalid.
     """
-    spec = spec.model_copy(update={"name": release.model})  # as all that lies under the name that is served
+    spec = spec.served_as(release.model)
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
         config = configs.build_config(spec, release.version)  # what Triton would refuse is refused here
@@ -48,6 +48,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         digest = freeze_spec(step.store, spec, step.check)
         step.update(release=_record(release, spec, digest, state, started_at))
         _refuse(step, spec, state)
+        if release.kind is Kind.BUILD:
+            refuse_clash(step, config)
         if state.canary is not None:
             undo(step, reason=f"superseded by {release.holder}", rejects=False)
             state = step.claim.check()
@@ -55,8 +57,6 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         elif state.stable is not None:
             # With its epoch in the route, whoever had the claim before writes it no more.
             apply_route(step, route_of(state, step, canary_percent=0))
-        if release.kind is Kind.BUILD:
-            refuse_clash(step, config)
         for fleet in (step.running.fleet, "bench"):
             for replica in pair.fleet(fleet).replicas:
                 with ReplicaClient(replica, environment) as client:
