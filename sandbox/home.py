@@ -88,6 +88,11 @@ class Home:
         short = hashlib.sha256(str(self.folder).encode()).hexdigest()[:16]
         return Path(tempfile.gettempdir()) / f"sandbox-{os.getuid()}-{short}.sock"
 
+    @property
+    def triton_key(self) -> str:
+        """Return the header, as name=value, that opens the control API of this sandbox's Tritons."""
+        return f"x-release-key={self.secret('triton_key')}"
+
     def create(self) -> None:
         """Make the folders that programs expect."""
         for folder in (self.folder, self.data, self.envoy, self.triton, self.airflow, self.traffic, self.logs):

@@ -81,7 +81,13 @@ def _tritons(home: Home, settings: Settings) -> list[Program]:
             replica_command(
                 venv, backends, s3.repository_url(settings, server.fleet), server.http, server.grpc, server.metrics
             ),
-            replica_environment(venv, keys.access_key_id, keys.secret_access_key, home.triton / "models" / server.name),
+            replica_environment(
+                venv,
+                keys.access_key_id,
+                keys.secret_access_key,
+                home.triton / "models" / server.name,
+                control_key=home.triton_key,
+            ),
             stop_s=_TRITON_STOP_S,
         )
         for server in settings.tritons()
@@ -89,7 +95,7 @@ def _tritons(home: Home, settings: Settings) -> list[Program]:
 
 
 def write_environment(home: Home, settings: Settings) -> None:
-    """Write the library's environment of this sandbox, with the keys of S3."""
+    """Write the library's environment of this sandbox, with the keys of S3 and of the Tritons."""
     from sandbox.triton import perf_analyzer_command
 
     keys = s3.pipeline_keys(home)
@@ -112,6 +118,7 @@ def write_environment(home: Home, settings: Settings) -> None:
             "admin": [f"{HOST}:{settings.ports.router_admin}"],
             "http": f"{HOST}:{settings.ports.router}",
         },
+        "triton_key": home.triton_key,
         "perf_analyzer": {"command": perf_analyzer_command(triton_venv(), home.triton)},
     }
     write_private(home.environment_file, yaml.safe_dump(content, sort_keys=False))

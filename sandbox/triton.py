@@ -21,7 +21,18 @@ _SHARED_MEMORY_BYTES = 1 << 20
 _PERF_ANALYZER_LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
 #: Ignored signals survive exec: before 26.06 a write to an S3 connection that was dropped while idle ends the server
 #: (triton-inference-server/server#8767). What a killed server left behind is removed first.
-_START_TRITON = 'trap \'\' PIPE; rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"/folder* /dev/shm/"$1"*; shift; exec "$@"'
+_START_TRITON = "; ".join(  # one line, as supervisord's config wants it
+    [
+        "trap '' PIPE",
+        'rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"/folder* /dev/shm/"$1"*',
+        "shift",
+        'set -- "$@" ${CONTROL:+--http-restricted-api="$CONTROL"} ${CONTROL:+--grpc-restricted-protocol="$CONTROL"}',
+        "unset CONTROL",
+        'exec "$@"',
+    ]
+)
+#: What answers to the holder of the key alone. Statistics are counts, which the metrics port tells everybody anyway.
+_CONTROLLED = "model-repository,model-config,shared-memory,trace,logging"
 
 
 def prepare_backends(venv: Path, folder: Path) -> Path:
@@ -49,14 +60,11 @@ def replica_command(
     http_port: int,
     grpc_port: int,
     metrics_port: int,
-    *,
-    control_key: str | None = None,
 ) -> list[str]:
     """
     Return the command of one Triton, started as in production and sized for a small machine.
 
-    `repository_url` is s3://http://host:port/bucket/prefix; the prefix holds at least one object. `control_key` is
-    `name=value`: the control API then wants it as gRPC metadata.
+    `repository_url` is s3://http://host:port/bucket/prefix; the prefix holds at least one object.
     """
     region = f"sandbox-triton-{http_port}-"
     flags = [
@@ -79,15 +87,22 @@ def replica_command(
         f"--backend-config=python,shm-default-byte-size={_SHARED_MEMORY_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={_SHARED_MEMORY_BYTES}",
     ]
-    if control_key is not None:
-        flags.append(f"--grpc-restricted-protocol=model-repository,shared-memory,trace,logging:{control_key}")
     return ["/bin/sh", "-c", _START_TRITON, "start-triton", region, str(_tritonserver(venv)), *flags]
 
 
-def replica_environment(venv: Path, access_key_id: str, secret_access_key: str, temp_dir: Path) -> dict[str, str]:
-    """Return the environment of one Triton; `temp_dir` is its own and takes the models that it downloads."""
+def replica_environment(
+    venv: Path, access_key_id: str, secret_access_key: str, temp_dir: Path, *, control_key: str | None = None
+) -> dict[str, str]:
+    """
+    Return the environment of one Triton; `temp_dir` is its own and takes the models that it downloads.
+
+    `control_key` is `name=value`: the control API then wants it as a header, over gRPC as `triton-grpc-protocol-name`.
+    The server takes it from its command line alone, so that `ps` shows it to whoever is on the machine.
+    """
     temp_dir.mkdir(parents=True, exist_ok=True)
+    key = {} if control_key is None else {"CONTROL": f"{_CONTROLLED}:{control_key}"}
     return {
+        **key,
         "PATH": f"{venv.absolute() / 'bin'}:{os.environ.get('PATH', os.defpath)}",
         "VIRTUAL_ENV": str(venv.absolute()),
         "LD_LIBRARY_PATH": str(_libraries(venv)),

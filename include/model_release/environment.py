@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +15,14 @@ from model_release.spec_files import parse_section
 
 ENVIRONMENT_VARIABLE = "MODEL_RELEASE_ENVIRONMENT"
 FLEETS = ("blue", "green")
+#: A header's name, and a value that a command line and a header both carry as it is.
+_TRITON_KEY = re.compile(r"[a-z][a-z0-9-]*=[!-~]+")
+
+
+def _header_and_value(key: SecretStr) -> SecretStr:
+    if not _TRITON_KEY.fullmatch(key.get_secret_value()):
+        raise ValueError("it is no name=value of lower-case letters, digits and -, and of visible characters")
+    return key
 
 
 def _no_edge_slashes(prefix: str) -> str:
@@ -120,8 +129,8 @@ class Environment(Section):
     pairs: Annotated[dict[str, FleetPair], Field(min_length=1)]
     router: EnvoyRouter
     perf_analyzer: PerfAnalyzer = PerfAnalyzer()
-    triton_key: SecretStr | None = None
-    """`name=value` of Triton's restricted control API, if it is restricted."""
+    triton_key: Annotated[SecretStr, AfterValidator(_header_and_value)] | None = None
+    """`name=value` of Triton's restricted control API, if it is restricted: the header that opens it, and its value."""
     signing: Signing = Signing()
     lease_s: Annotated[float, Field(ge=5)] = 120
     load_timeout_s: Annotated[float, Field(gt=0)] = 300

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -13,6 +14,8 @@ from model_release.spec import ErrorRateGate, LatencyGate, ModelSpec
 from model_release.spec.model import MOST_NAME_CHARACTERS
 
 S = TypeVar("S", bound=BaseModel)
+#: Names of keys whose values are nobody's to read in an error.
+_SECRET = re.compile("key|password|secret|pkcs11")
 
 
 def _sentence(problem: Any, known_keys: dict[tuple[str, ...], list[str]]) -> str:
@@ -24,9 +27,8 @@ def _sentence(problem: Any, known_keys: dict[tuple[str, ...], list[str]]) -> str
         allowed = f" Allowed here: {', '.join(siblings)}." if siblings else ""
         return f"unknown key {where!r}.{did_you_mean(path[-1], siblings)}{allowed}"
     # A section is not shown: it may hold secrets, and its problem names its keys.
-    got = (
-        "" if problem["type"] == "missing" or isinstance(problem["input"], dict) else f" (got {problem['input']!r:.80})"
-    )
+    hidden = problem["type"] == "missing" or isinstance(problem["input"], dict) or _SECRET.search(where)
+    got = "" if hidden else f" (got {problem['input']!r:.80})"
     return f"{where}: {problem['msg'].removeprefix('Value error, ')}{got}"
 
 

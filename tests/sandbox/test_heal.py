@@ -24,7 +24,7 @@ from model_release.steps.serve import prove, sealed_config
 from model_release.traffic import connect
 from model_release.traffic.router import Route
 from model_release.triton import config as configs
-from model_release.triton.replica import ReplicaClient
+from model_release.triton.replica import ReplicaClient, key_header
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
 
@@ -120,7 +120,7 @@ def test_a_replica_with_another_config_is_made_to_read_the_sealed_one(served: Mo
     override = json_format.MessageToDict(config, preserving_proto_field_name=True)
     address = served.environment.pairs["default"].green.replicas[0].grpc
     with InferenceServerClient(address) as client:
-        client.load_model(served.name, config=json.dumps(override))
+        client.load_model(served.name, config=json.dumps(override), headers=key_header(served.environment))
     with pytest.raises(ProofFailed):
         prove_stable(served)
     with Clients(served) as clients:

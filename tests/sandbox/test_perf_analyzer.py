@@ -76,6 +76,12 @@ def test_a_level_is_one_row_of_sensible_numbers(tritons: Tritons, served: Server
     assert json.loads(json.dumps(rows)) == rows
 
 
+def test_perf_analyzer_opens_the_restricted_config_with_the_key_alone(tritons: Tritons, served: Server) -> None:
+    without = tritons.environment.model_copy(update={"triton_key": None})
+    with pytest.raises(BenchmarkFailed, match="restricted"):
+        measure(spec(), served.replica, without, recorded(), [1], 1)
+
+
 def test_the_search_applies_each_candidate_and_chooses_one_within_its_budget(tritons: Tritons, served: Server) -> None:
     applied: list[Tuning] = []
     searched = searching(max_queue_delay_microseconds=[0, 1000], instance_count=[1])

@@ -9,115 +9,35 @@ import os
 import signal
 import socket
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
 import numpy as np
-import onnx
 import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 from botocore.exceptions import ClientError
-from onnx import TensorProto, helper
-from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
-from model_release.traffic import connect
-from model_release.traffic.router import Route
 from sandbox import processes
 from sandbox.settings import HOST
 from sandbox.traffic import replay
 from sandbox.traffic_report import Record, read_records
 from tests.sandbox.conftest import WITHOUT, Sandbox
+from tests.sandbox.routed_parts import (
+    CONFIG,
+    MODEL,
+    VERSION,
+    awaited,
+    http,
+    infer_by_grpc,
+    infer_by_http,
+    routed,
+    serves_by_http,
+)
 
-MODEL = "doubler"
+__all__ = ["routed"]
 RATE_PER_S = 160
-VERSION = 7
-CONFIG = f"""name: "{MODEL}"
-backend: "onnxruntime"
-default_model_filename: "model.onnx"
-max_batch_size: 8
-input [ {{ name: "x" data_type: TYPE_FP32 dims: [ 2 ] }} ]
-output [ {{ name: "y" data_type: TYPE_FP32 dims: [ 2 ] }} ]
-version_policy {{ specific {{ versions: [ {VERSION} ] }} }}
-instance_group [ {{ kind: KIND_CPU count: 1 }} ]
-"""
-
-
-def doubler() -> bytes:
-    value = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        [helper.make_node("Add", ["x", "x"], ["y"])],
-        MODEL,
-        [value("x", TensorProto.FLOAT, ["batch", 2])],
-        [value("y", TensorProto.FLOAT, ["batch", 2])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
-    onnx.checker.check_model(model)
-    body: bytes = model.SerializeToString()
-    return body
-
-
-def http(method: str, address: str, body: Any = None) -> tuple[int, dict[str, str], str]:
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(f"http://{address}", data, {"Content-Type": "application/json"}, method=method)
-    try:
-        with urllib.request.urlopen(request, timeout=10) as response:
-            return response.status, dict(response.headers), response.read().decode()
-    except urllib.error.HTTPError as error:
-        return error.code, dict(error.headers), error.read().decode()
-
-
-def awaited(condition: Callable[[], bool], timeout_s: float = 30) -> bool:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
-
-
-@pytest.fixture(scope="module")
-def routed(sandbox: Sandbox) -> str:
-    """The router's address, behind which both blue replicas serve a model that was put there by hand."""
-    environment, s3 = sandbox.environment, sandbox.s3_client()
-    folder = f"serving/default/blue/{MODEL}"
-    s3.put_object(Bucket="models", Key=f"{folder}/{VERSION}/model.onnx", Body=doubler())
-    s3.put_object(Bucket="models", Key=f"{folder}/config.pbtxt", Body=CONFIG.encode())
-    for replica in environment.pairs["default"].blue.replicas:
-        status, _, text = http("POST", f"{replica.http}/v2/repository/models/{MODEL}/load", {})
-        assert status == 200, text
-    route = Route(MODEL, "default", 1, "blue", None, {"blue": 100, "green": 0}, {"blue": VERSION, "green": None})
-    router = connect(environment)
-    router.set(route)
-    router.confirm(route, 20)
-    return environment.router.http
-
-
-def infer_by_http(router: str) -> tuple[int, dict[str, str], str]:
-    tensor = {"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.5, -2]}
-    return http("POST", f"{router}/v2/models/{MODEL}/infer", {"inputs": [tensor]})
-
-
-def serves_by_http(router: str) -> bool:
-    try:
-        status, _, text = infer_by_http(router)
-    except OSError:
-        return False
-    return status == 200 and json.loads(text)["outputs"][0]["data"] == [3.0, -4.0]
-
-
-def infer_by_grpc(router: str) -> list[float]:
-    tensor = triton_grpc.InferInput("x", [1, 2], "FP32")
-    tensor.set_data_from_numpy(np.array([[1.5, -2]], dtype=np.float32))
-    with triton_grpc.InferenceServerClient(router) as client:
-        answer = client.infer(MODEL, [tensor], headers={"x-model": MODEL}, client_timeout=10)
-    found: list[float] = answer.as_numpy("y")[0].tolist()
-    return found
 
 
 def test_a_model_put_there_by_hand_is_served_over_http_and_grpc(routed: str) -> None:
@@ -126,28 +46,6 @@ def test_a_model_put_there_by_hand_is_served_over_http_and_grpc(routed: str) -> 
     assert (status, json.loads(text)["outputs"][0]["data"]) == (200, [3.0, -4.0])
     assert (headers["x-model-arm"], headers["x-model-version"]) == ("stable", str(VERSION))
     assert infer_by_grpc(routed) == [3.0, -4.0]
-
-
-@pytest.mark.parametrize(
-    "path", [f"repository/models/{MODEL}/unload", "repository/index", f"models/{MODEL}/trace/setting"]
-)
-def test_the_control_api_is_not_routed_over_http(routed: str, path: str) -> None:
-    status, _, _ = http("POST", f"{routed}/v2/{path}", {})
-
-    assert status == 404
-    assert serves_by_http(routed)
-
-
-def test_the_control_api_is_not_routed_over_grpc(routed: str) -> None:
-    with grpc.insecure_channel(routed) as channel:
-        stub = service_pb2_grpc.GRPCInferenceServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as refused:
-            stub.RepositoryModelUnload(
-                service_pb2.RepositoryModelUnloadRequest(model_name=MODEL), metadata=(("x-model", MODEL),), timeout=10
-            )
-
-    assert refused.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert serves_by_http(routed)
 
 
 def test_a_grpc_call_that_names_no_model_is_refused_with_a_sentence(routed: str) -> None:

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from model_release.environment import Environment, Replica
+from model_release.environment import Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
 from model_release.triton import config as configs
 from model_release.triton.fleet import load_everywhere, prove, request_counts, unload_everywhere
@@ -156,17 +156,3 @@ def test_a_hung_replica_fails_at_the_deadline(tritons: Tritons, pair: tuple[Serv
         pair[1].process.send_signal(signal.SIGCONT)
     with ReplicaClient(pair[1].replica, tritons.environment) as client:
         await_true(client.live, 10)
-
-
-def test_a_restricted_control_api_opens_with_its_key(tritons: Tritons) -> None:
-    guarded = tritons.start("guarded", control_key="release=open-sesame")
-    config = tritons.place(guarded)
-    fleet = tritons.fleet(guarded)
-    with pytest.raises(ReplicaUnavailable, match=r"guarded.*set triton_key"):
-        load_everywhere(fleet, MODEL, VERSION, tritons.environment, unclaimed)
-
-    values = {**tritons.environment.model_dump(), "triton_key": "release=open-sesame"}
-    keyed = Environment.model_validate(values)
-    load_everywhere(fleet, MODEL, VERSION, keyed, unclaimed)
-    prove(fleet, MODEL, VERSION, config, recorded(), TOLERANCE, keyed)
-    guarded.kill()

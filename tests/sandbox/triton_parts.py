@@ -122,19 +122,21 @@ class Tritons:
     def __post_init__(self) -> None:
         self.backends = prepare_backends(VENV, self.folder)
 
-    def start(self, name: str, prefix: str | None = None, *, control_key: str | None = None) -> Server:
-        """Start a Triton and wait until it is live."""
+    def start(self, name: str, prefix: str | None = None) -> Server:
+        """Start a Triton, which only the environment's key controls, and wait until it is live."""
         prefix = prefix or f"tests/{name}"
         self.put(f"{prefix}/.keep", b"")
         ports = (next(self.ports), next(self.ports), next(self.ports))
         url = f"s3://{self.endpoint}/{self.bucket}/{prefix}"
         log = self.folder / f"{name}.log"
+        keys, temp, control = self.triton_keys, self.folder / f"{name}-temp", self.environment.triton_key
+        assert control is not None
         variables = replica_environment(
-            VENV, self.triton_keys.access_key_id, self.triton_keys.secret_access_key, self.folder / f"{name}-temp"
+            VENV, keys.access_key_id, keys.secret_access_key, temp, control_key=control.get_secret_value()
         )
         with log.open("wb") as out:
             process = subprocess.Popen(
-                replica_command(VENV, self.backends, url, *ports, control_key=control_key),
+                replica_command(VENV, self.backends, url, *ports),
                 env=variables,
                 stdout=out,
                 stderr=out,

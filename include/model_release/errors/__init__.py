@@ -7,6 +7,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── SigningKeyUnusable   a key of the environment's signing does not open
     │   ├── SignerMissing
     │   ├── StoreLacksVerb       an S3 without conditional writes, or another verb that is relied on
+    │   ├── ControlRefused       the environment's triton_key does not open a replica's control API
     │   ├── UnknownModel
     │   ├── CheckpointMissing
     │   ├── CheckpointUnreadable
@@ -74,6 +75,7 @@ from model_release.errors.bad_input import (
     CheckpointMissing,
     CheckpointUnreadable,
     CheckpointUnsafe,
+    ControlRefused,
     FactoryFailed,
     LookUnusable,
     ModelRefusesInputs,
@@ -160,6 +162,7 @@ __all__ = [
     "CheckpointUnsafe",
     "ClaimHeld",
     "ContractBroken",
+    "ControlRefused",
     "DigestDiffers",
     "EmbeddingMoved",
     "ExportFailed",

@@ -7,6 +7,18 @@ from collections.abc import Sequence
 from model_release.errors.base import BadInput, did_you_mean, listing
 
 
+class ControlRefused(BadInput):
+    """A replica's control API is restricted, and the environment's key does not open it."""
+
+    def __init__(self, replica: str, expected: str, sent: str | None) -> None:
+        why = "the environment has no triton_key" if sent is None else f"the triton_key for {sent!r} does not open it"
+        super().__init__(
+            f"the Triton replica {replica} refuses its control API, which wants the header {expected!r}: {why}. "
+            "Nothing was changed there. Set triton_key in the environment to the name=value that the replica was "
+            "started with."
+        )
+
+
 class BadModelConfig(BadInput):
     """A YAML file is not a valid model config (or environment)."""
 

@@ -1,11 +1,13 @@
 """
 One Triton replica over gRPC: every call has a deadline, and every error is a sentence that names the replica.
 
-It is spoken to directly, never through a proxy or the router: what it says counts for it alone.
+It is spoken to directly, never through a proxy or the router: what it says counts for it alone. Each call carries the
+key of the environment; one that the replica's restricted control API refuses raises ControlRefused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from model_release.environment import Environment, Replica
-from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
+from model_release.errors import ControlRefused, LoadFailed, ProofFailed, ReplicaUnavailable
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -31,6 +33,8 @@ _CHANNEL = [
     ("grpc.max_receive_message_length", -1),
 ]
 _KEY_HEADER = "triton-grpc-protocol-"
+#: Triton's answer to a call without the key, told as UNAVAILABLE, as a server that is down is.
+_RESTRICTED = re.compile(r"is restricted, expecting header '([^']+)'")
 _TRITON_DTYPES = {
     "bool": "BOOL",
     "int8": "INT8",
@@ -183,6 +187,13 @@ class ReplicaClient:
 
         return InferenceServerClient(self._address, channel_args=_CHANNEL)
 
+    def _unavailable(self, sentence: str) -> ControlRefused | ReplicaUnavailable:
+        restricted = _RESTRICTED.search(sentence)
+        if restricted is None:
+            return ReplicaUnavailable(f"{self.name} ({self._address})", sentence)
+        sent = next((name.removeprefix(_KEY_HEADER) for name in self._headers), None)
+        return ControlRefused(f"{self.name} ({self._address})", restricted[1].removeprefix(_KEY_HEADER), sent)
+
     @contextmanager
     def _any_error_means_unavailable(self) -> Iterator[None]:
         try:
@@ -199,7 +210,7 @@ class ReplicaClient:
         except InferenceServerException as error:
             sentence = " ".join((error.message() or str(error)).split())
             if error.status() == "StatusCode.UNAVAILABLE":
-                raise ReplicaUnavailable(f"{self.name} ({self._address})", _explained(sentence)) from None
+                raise self._unavailable(sentence) from None
             if error.status() in {"StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}:
                 message = f"no answer within {deadline_s:g} s"
                 raise _DeadlineExceeded(message) from None
@@ -216,8 +227,3 @@ def key_header(environment: Environment) -> dict[str, str]:
         return {}
     name, _, value = environment.triton_key.get_secret_value().partition("=")
     return {_KEY_HEADER + name.lower(): value}
-
-
-def _explained(sentence: str) -> str:
-    """Add what to do to the answer of a restricted call, which Triton reports as UNAVAILABLE."""
-    return f"{sentence}; set triton_key in the environment" if "is restricted" in sentence else sentence
