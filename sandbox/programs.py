@@ -119,6 +119,7 @@ def write_environment(home: Home, settings: Settings) -> None:
             "http": f"{HOST}:{settings.ports.router}",
         },
         "triton_key": home.triton_key,
+        "recycler": {"kind": "supervisor", "socket": str(home.socket)},
         "perf_analyzer": {"command": perf_analyzer_command(triton_venv(), home.triton)},
     }
     write_private(home.environment_file, yaml.safe_dump(content, sort_keys=False))

@@ -53,6 +53,8 @@ class Fleet(Section):
     """The replicas that read one serving prefix."""
 
     replicas: Annotated[list[Replica], Field(min_length=1)]
+    load_batch: Annotated[int, Field(ge=1)] = 1
+    """How many replicas load a version at once; fewer where another model would be ready on none of the others."""
 
 
 class FleetPair(Section):
@@ -83,6 +85,41 @@ class EnvoyRouter(Section):
     """host:port of the admin of every Envoy that reads the directory."""
     http: str
     """host:port where clients speak HTTP and gRPC."""
+
+
+class NoRecycler(Section):
+    """Nobody but a person starts a replica anew."""
+
+    kind: Literal["none"] = "none"
+
+
+class SupervisorRecycler(Section):
+    """supervisord, which starts a replica again when it ends (autorestart=true)."""
+
+    kind: Literal["supervisor"]
+    socket: Path
+    """Its Unix socket."""
+    programs: dict[str, str] = {}
+    """The program of a replica where it has another name than the replica."""
+    stop_s: Annotated[float, Field(ge=0)] = 8
+    """How long a replica may take to end before it is killed."""
+
+
+class KubernetesRecycler(Section):
+    """Kubernetes: the pod is deleted, and its StatefulSet has another of the same name and address."""
+
+    kind: Literal["kubernetes"]
+    namespace: str
+    kubeconfig: Path | None = None
+    """Without it, the pod's own service account is used."""
+    context: str | None = None
+    pods: dict[str, str] = {}
+    """The pod of a replica where it has another name than the replica; an IP as the replica's address finds it too."""
+    stop_s: Annotated[float, Field(gt=0)] = 120
+    """How long a pod may take to be gone, its own grace period included."""
+
+
+Recycler = Annotated[NoRecycler | SupervisorRecycler | KubernetesRecycler, Field(discriminator="kind")]
 
 
 class PerfAnalyzer(Section):
@@ -132,6 +169,8 @@ class Environment(Section):
     triton_key: Annotated[SecretStr, AfterValidator(_header_and_value)] | None = None
     """`name=value` of Triton's restricted control API, if it is restricted: the header that opens it, and its value."""
     signing: Signing = Signing()
+    recycler: Recycler = NoRecycler()
+    """Who starts a replica anew that a failed or hung load has left unwell."""
     lease_s: Annotated[float, Field(ge=5)] = 120
     load_timeout_s: Annotated[float, Field(gt=0)] = 300
     call_timeout_s: Annotated[float, Field(gt=0)] = 10

@@ -9,10 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from model_release.environment import Replica
+from model_release.environment import Fleet, Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
 from model_release.triton import config as configs
 from model_release.triton.fleet import load_everywhere, prove, request_counts, unload_everywhere
+from model_release.triton.poison import poison_of
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.triton_parts import (
     MODEL,
@@ -156,3 +157,57 @@ def test_a_hung_replica_fails_at_the_deadline(tritons: Tritons, pair: tuple[Serv
         pair[1].process.send_signal(signal.SIGCONT)
     with ReplicaClient(pair[1].replica, tritons.environment) as client:
         await_true(client.live, 10)
+
+
+def slow(seconds: float) -> bytes:
+    """Return a model of the Python backend that takes so long to load, and answers nothing."""
+    return (
+        f"import time\n\n\nclass TritonPythonModel:\n    def initialize(self, args):\n        time.sleep({seconds})\n"
+    ).encode()
+
+
+def place_slow(tritons: Tritons, server: Server, name: str, seconds: float) -> None:
+    """Put a model there that takes so long to load."""
+    tritons.put(f"{server.prefix}/{name}/{VERSION}/model.py", slow(seconds))
+    config = configs.build_config(spec(name=name, serving={"max_batch_size": 8, "warmup": False}), VERSION)
+    config.backend, config.default_model_filename = "python", "model.py"
+    tritons.write_config(server, config)
+
+
+def test_a_load_that_hangs_fails_at_its_deadline_and_nothing_else_does(tritons: Tritons) -> None:
+    hanging = tritons.start("hanging")
+    hasty = tritons.environment.model_copy(update={"call_timeout_s": 1.0, "load_timeout_s": 1.5})
+    config = tritons.place(hanging)
+    load(tritons, hanging)
+    place_slow(tritons, hanging, "endless", 3600)
+    began = time.monotonic()
+    with pytest.raises(LoadFailed, match=r"hanging refused to load endless .*no answer within 1.5 s.*restart"):
+        load_everywhere(tritons.fleet(hanging), "endless", VERSION, hasty, unclaimed)
+    assert time.monotonic() - began < 3
+    assert poison_of(hanging.replica, "endless", hasty) == f"endless version {VERSION} stays LOADING"
+    assert poison_of(hanging.replica, MODEL, hasty) is None
+    assert proofs(tritons, (hanging,), config)
+    hanging.kill()
+
+
+def test_replicas_load_together_unless_that_would_leave_another_model_unserved(
+    tritons: Tritons, pair: tuple[Server, Server]
+) -> None:
+    for server in pair:
+        place_slow(tritons, server, "slow", 1.5)
+    both = tritons.fleet(*pair).model_copy(update={"load_batch": 2})
+
+    def load_s(fleet: Fleet) -> float:
+        began = time.monotonic()
+        load_everywhere(fleet, "slow", VERSION, tritons.environment, unclaimed)
+        taken_s = time.monotonic() - began
+        unload_everywhere(fleet, "slow", tritons.environment, unclaimed)
+        return taken_s
+
+    assert load_s(both) < 2.9
+    for server in pair:
+        tritons.place(server)
+    load(tritons, *pair)
+    assert load_s(both) > 3
+    for server in pair:
+        tritons.remove(server, "slow")

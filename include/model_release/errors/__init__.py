@@ -52,6 +52,7 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── DigestDiffers        a version elsewhere is another than is asked for
         ├── SignatureInvalid     nobody who is believed signed what lies there
         ├── LoadFailed
+        ├── RecycleFailed        a replica that is unwell was not started anew, or did not come back
         ├── ProofFailed
         ├── AccuracyTooLow
         │   └── AccuracyNotProven    not shown to be as good as another version
@@ -103,6 +104,7 @@ from model_release.errors.failed import (
     NotAsAsked,
     ObjectiveNotMet,
     ProofFailed,
+    RecycleFailed,
     RolledBack,
     RouteNotConfirmed,
     RouteUnreadable,
@@ -185,6 +187,7 @@ __all__ = [
     "ProcessDied",
     "ProofFailed",
     "ProviderMissing",
+    "RecycleFailed",
     "Refused",
     "ReleaseError",
     "ReplicaUnavailable",

@@ -44,6 +44,15 @@ class LoadFailed(Failed):
         )
 
 
+class RecycleFailed(Failed):
+    """A replica that is unwell was not started anew, or did not come back."""
+
+    def __init__(self, replica: str, why: str) -> None:
+        super().__init__(
+            f"the replica {replica} was not recycled: {why}. Start it anew by hand, one replica at a time."
+        )
+
+
 class ProofFailed(Failed):
     """A replica does not serve exactly what it should."""
 

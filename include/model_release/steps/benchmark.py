@@ -20,7 +20,8 @@ from model_release.repository.manifest import Manifest
 from model_release.spec import ModelSpec
 from model_release.steps import golden
 from model_release.steps.context import Step, begin
-from model_release.steps.serve import CONFIG, load, put_on, recorded_samples, sealed_config, spec_of, take_off
+from model_release.steps.recycle import remove
+from model_release.steps.serve import CONFIG, load, put_on, recorded_samples, sealed_config, spec_of
 from model_release.triton import config as configs
 
 BENCH = "bench"
@@ -60,7 +61,7 @@ def _bench_cleared(step: Step) -> Iterator[None]:
     try:
         yield
     finally:
-        take_off(step, BENCH)
+        remove(step, BENCH)
 
 
 def _sweep(step: Step, base: Manifest) -> BenchmarkResult:

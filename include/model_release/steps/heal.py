@@ -29,17 +29,22 @@ from model_release.errors import (
 )
 from model_release.identity import Kind, Release
 from model_release.ledger.state import Placement, State, StateFile
+from model_release.repository.manifest import Manifest
 from model_release.repository.store import ObjectStore
 from model_release.steps.context import Seen, Sight, Step, begin, read_frozen_spec, record
 from model_release.steps.orphan import GRACE_LEASES, is_free
+from model_release.steps.recycle import recycle, remove
 from model_release.steps.route import apply_route, route_of
-from model_release.steps.serve import await_no_requests, prover, put_on, sealed_config, take_off
+from model_release.steps.serve import await_no_requests, prover, put_on, sealed_config
 from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
+from model_release.triton.poison import poison_of
 
 _SEEN_BY_ROUTERS_S = 5
 #: Of a replica at each look: clients are waiting behind them.
 _SAMPLES = 1
+#: A replica that came back and fails again is not ended again so soon: that was not what ails it.
+_NOT_AGAIN_S = 600
 
 
 @dataclass(frozen=True)
@@ -218,9 +223,35 @@ def _of_prefix(sight: Sight, placed: Placement) -> str | None:
 def _put_on_again(placed: Placement) -> Callable[[Step], object]:
     def act(step: Step) -> object:
         base, config = step.archive.require(placed.version), sealed_config(step, placed.version)
-        return put_on(step, placed.fleet, base, config)
+        try:
+            return put_on(step, placed.fleet, base, config)
+        except LoadFailed as fault:
+            return _recycle_those_that_fail(step, placed, base, config, fault)
 
     return act
+
+
+def _recycle_those_that_fail(
+    step: Step, placed: Placement, base: Manifest, config: Any, fault: LoadFailed
+) -> list[dict[str, Any]]:
+    """Start each replica anew that does not load what now lies in the prefix as it was sealed; raises what is left."""
+    fleet = step.pair.fleet(placed.fleet)
+    if _of_prefix(step, placed) is not None:
+        raise fault
+    for replica in fleet.replicas:
+        why = poison_of(replica, step.model, step.environment, placed.version) or _fails_to_load(step, placed, replica)
+        if why is not None:
+            recycle(step, placed.fleet, replica, why, again_after_s=_NOT_AGAIN_S)
+    return prover(step, base, config)(fleet)
+
+
+def _fails_to_load(step: Step, placed: Placement, replica: Replica) -> str | None:
+    one = Fleet(replicas=[replica])
+    try:
+        fleets.load_everywhere(one, step.model, placed.version, step.environment, check=step.check)
+    except LoadFailed as error:
+        return str(error)
+    return None
 
 
 def _cold_standby(sight: Sight, state: State, now: datetime) -> Placement | None:
@@ -256,6 +287,6 @@ def _has_loaded(replica: Replica, sight: Sight) -> bool:
 def _clear(fleet: str) -> Callable[[Step], object]:
     def act(step: Step) -> Any:
         await_no_requests(step, fleet)
-        return take_off(step, fleet)
+        return remove(step, fleet)
 
     return act

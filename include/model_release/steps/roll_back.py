@@ -1,4 +1,7 @@
-"""roll_back: weight 0 before all else, confirmed where requests arrive; then the version is removed and recorded."""
+"""roll_back: weight 0 before all else, confirmed where requests arrive; then the version is removed and recorded.
+
+A replica that the version's load has left unwell is recycled as it is removed.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +14,9 @@ from model_release.errors import ReleaseError, ReplicaUnavailable, StoreUnavaila
 from model_release.identity import Release
 from model_release.ledger.state import Rejection, Running, State
 from model_release.steps.context import Step, begin
+from model_release.steps.recycle import remove
 from model_release.steps.route import CONFIRM_TIMEOUT_S, apply_route, route_of
-from model_release.steps.serve import await_no_requests, take_off
+from model_release.steps.serve import await_no_requests
 from model_release.traffic import connect
 from model_release.traffic.router import Route
 
@@ -61,7 +65,7 @@ def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
         await_no_requests(step, canary.fleet)
     except ReplicaUnavailable as error:
         problems.append(str(error))
-    problems += take_off(step, canary.fleet)
+    problems += remove(step, canary.fleet)
     rejection = Rejection(version=canary.version, reason=reason, at=step.store.now(), run_id=step.release.run_id)
 
     def without_canary(now: State) -> State:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +16,7 @@ import numpy as np
 from model_release.environment import Environment, Fleet, Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
 from model_release.spec import Tolerance
+from model_release.triton.batches import load_batches
 from model_release.triton.compare import differences
 from model_release.triton.config import RELEASE_DIGEST
 from model_release.triton.replica import Arrays, IndexEntry, ReplicaClient, ReplicaError
@@ -34,17 +36,21 @@ def load_everywhere(
     fleet: Fleet, model: str, version: int, environment: Environment, check: Callable[[], None]
 ) -> None:
     """
-    Load the version that the serving prefix names, one replica at a time; `check` is called before each.
+    Load the version that the serving prefix names, `load_batch` replicas at once; `check` is called before each
+    batch.
 
-    Stops at the first replica that does not: raises LoadFailed or ReplicaUnavailable, naming it.
+    Each replica has `load_timeout_s`. Stops after the first batch with a replica that does not load: raises LoadFailed
+    or ReplicaUnavailable, naming the first such.
     """
-    for replica in fleet.replicas:
-        with ReplicaClient(replica, environment) as client:
-            check()
-            client.load(model, environment.load_timeout_s, version=version)
-            entries = _settled(client, model, environment.call_timeout_s)
-            if _ready_versions(entries) != [version]:
-                raise LoadFailed(client.name, model, version, f"it answered that it did, but {_shown(entries)}")
+    for batch in load_batches(fleet, model, environment):
+        check()
+        if len(batch) == 1:  # in this thread: whoever ends it need not wait for the load
+            _load(batch[0], model, version, environment)
+            continue
+        with ThreadPoolExecutor(len(batch), thread_name_prefix="load") as pool:
+            loads = [pool.submit(_load, replica, model, version, environment) for replica in batch]
+        for load in loads:
+            load.result()
 
 
 def prove(
@@ -107,6 +113,14 @@ def loaded_versions(replica: Replica, model: str, environment: Environment) -> l
         return _ready_versions(client.index(model))
 
 
+def _load(replica: Replica, model: str, version: int, environment: Environment) -> None:
+    with ReplicaClient(replica, environment) as client:
+        client.load(model, environment.load_timeout_s, version=version)
+        entries = settled(client, model, environment.call_timeout_s)
+        if _ready_versions(entries) != [version]:
+            raise LoadFailed(client.name, model, version, f"it answered that it did, but {_shown(entries)}")
+
+
 def _prove_replica(
     client: ReplicaClient,
     model: str,
@@ -117,7 +131,7 @@ def _prove_replica(
     environment: Environment,
 ) -> dict[str, Any]:
     with client:
-        entries = _settled(client, model, environment.call_timeout_s)
+        entries = settled(client, model, environment.call_timeout_s)
         if _ready_versions(entries) != [version]:
             raise ProofFailed(client.name, model, version, _shown(entries))
         try:
@@ -211,13 +225,13 @@ def _prove_close(
 
 
 def _prove_gone(client: ReplicaClient, model: str, environment: Environment) -> None:
-    entries = _settled(client, model, environment.call_timeout_s)
+    entries = settled(client, model, environment.call_timeout_s)
     still = _ready_versions(entries)
     if still or client.ready(model):
         raise ProofFailed(client.name, model, still[0] if still else 0, f"it was unloaded, but {_shown(entries)}")
 
 
-def _settled(client: ReplicaClient, model: str, timeout_s: float) -> list[IndexEntry]:
+def settled(client: ReplicaClient, model: str, timeout_s: float) -> list[IndexEntry]:
     """Return the model's index entries once none is in a passing state, or as they are at the deadline."""
     deadline = time.monotonic() + timeout_s
     entries = client.index(model)
