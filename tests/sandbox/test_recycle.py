@@ -21,14 +21,14 @@ from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
 from model_release.ledger.turn import Turns, TurnTaken
 from model_release.repository.store import ObjectStore
-from model_release.steps import deploy, export, finish, guard, plan, publish, roll_back, validate
+from model_release.steps import benchmark, deploy, export, finish, guard, plan, publish, roll_back, validate
 from model_release.steps.context import Step, begin
 from model_release.steps.recycle import recycle
 from model_release.triton.poison import poison_of
 from model_release.triton.replica import ReplicaClient, key_header
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
-from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
 
 #: A model of the Python backend that never gets loaded.
 ENDLESS = b"import time\n\n\nclass TritonPythonModel:\n    def initialize(self, args):\n        time.sleep(3600)\n"
@@ -144,6 +144,24 @@ def test_a_replica_that_failed_to_load_the_canary_is_recycled_by_the_rollback(sa
         assert client.index() == []
     assert clients.failed() == 0, clients.problems[:3]
     assert (served.state.canary, served.state.stable.fleet if served.state.stable else "") == (None, "blue")
+
+
+def test_a_load_that_fails_on_bench_touches_no_fleet_and_leaves_bench_well(sandbox: Sandbox, served: Model) -> None:
+    bench, before, release = replicas(served, "bench")[0], pids(sandbox), served.build(BROKEN)
+    plan.run(release, served.environment, served.spec)
+    for step in (export, validate, publish):
+        step.run(release, served.environment)
+    objects = ObjectStore(served.environment.s3).objects
+    fleets = ("serving/default/blue/", "serving/default/green/")
+    lay = [(entry.key, entry.etag) for prefix in fleets for entry in objects(prefix)]
+    with without_disk(sandbox, bench), pytest.raises(LoadFailed, match=bench.name):
+        benchmark.run(release, served.environment)
+    with pytest.raises(ReleaseError):
+        finish.run(release, served.environment)
+    assert [(entry.key, entry.etag) for prefix in fleets for entry in objects(prefix)] == lay
+    after = pids(sandbox)
+    assert {name for name in before if after[name] != before[name]} == {bench.name}
+    assert (told(served, "recycled")[-1]["fleet"], served.state.canary) == ("bench", None)
 
 
 def test_the_last_replica_that_is_ready_for_a_model_with_weight_is_never_recycled(

@@ -249,5 +249,5 @@ def test_a_pod_is_found_by_its_ip_or_by_the_name_it_is_given() -> None:
 
 
 def test_a_pod_that_does_not_go_is_told_at_the_deadline() -> None:
-    with made(Cluster) as cluster, pytest.raises(RecycleFailed, match="was deleted, and is there 0.3 s later"):
+    with made(Cluster) as cluster, pytest.raises(RecycleFailed, match=r"was deleted, and is there 0.3 s later"):
         Kubernetes(cluster.section.model_copy(update={"stop_s": 0.3})).recycle(named("endless"))
