@@ -19,6 +19,7 @@ from model_release.environment import Environment, NoRecycler, Replica
 from model_release.errors import LoadFailed, RecycleFailed, ReleaseError
 from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
+from model_release.ledger.state import Placement, StateFile
 from model_release.ledger.turn import Turns, TurnTaken
 from model_release.repository.store import ObjectStore
 from model_release.steps import benchmark, deploy, export, finish, guard, plan, publish, roll_back, validate
@@ -36,8 +37,10 @@ ENDLESS = b"import time\n\n\nclass TritonPythonModel:\n    def initialize(self, 
 
 @pytest.fixture(scope="module")
 def served(trained: Sandbox) -> Iterator[Model]:
-    """FIRST is stable on blue."""
-    hasty = trained.environment.model_copy(update={"load_timeout_s": 20.0, "call_timeout_s": 2.0})
+    """FIRST is stable on blue; a replica has a second to end by itself."""
+    changes = {"load_timeout_s": 20.0, "call_timeout_s": 2.0}
+    recycler = trained.environment.recycler.model_copy(update={"stop_s": 1})
+    hasty = trained.environment.model_copy(update={**changes, "recycler": recycler})
     made = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), hasty)
     with Clients(made):
         made.release(made.build(FIRST))
@@ -191,6 +194,45 @@ def test_the_last_replica_that_is_ready_for_a_model_with_weight_is_never_recycle
     assert {name for name in before if after[name] != before[name]} == {other.name}
 
 
+def test_a_replica_that_does_not_come_back_is_named_and_no_other_is_ended(
+    sandbox: Sandbox, served: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (last, other), before = replicas(served, "blue"), pids(sandbox)
+    hasty = served.environment.model_copy(update={"load_timeout_s": 2.0})
+    monkeypatch.setattr("model_release.steps.recycle._START_S", 2)
+    with Clients(served) as clients, claimed(served) as claim:
+        step = replace(claim, environment=hasty)
+        with without_disk(sandbox, other):
+            with pytest.raises(RecycleFailed, match=f"{other.name}.*after 4 s it is not ready for {served.name}"):
+                recycle(step, "blue", other, "a test asks for it")
+            with pytest.raises(RecycleFailed, match=f"{last.name}.*last one of blue"):
+                recycle(step, "blue", last, "a test asks for it")
+    after = pids(sandbox)
+    assert {name for name in before if after[name] != before[name]} == {other.name}
+    done = guard.run(served.environment, [served.name])
+    assert [each["act"].split(":")[0] for each in done.healed] == [f"{other.name} loaded stable {FIRST} again"]
+    assert clients.failed() == 0, clients.problems[:3]
+
+
+def test_a_fleet_at_which_another_models_release_is_at_work_is_left_alone(sandbox: Sandbox, served: Model) -> None:
+    before, busy = pids(sandbox), Model(quick_spec(f"busy_{uuid.uuid4().hex[:8]}"), served.environment)
+    plan.run(busy.build(FIRST), busy.environment, busy.spec)
+    file = StateFile(ObjectStore(busy.environment.s3), busy.name)
+    phase = {"phase": "benchmark"}
+    canary = Placement(fleet="green", version=FIRST, digest="0" * 64)
+    file.change(
+        lambda state: state.model_copy(
+            update={"canary": canary, "claim": state.claim.model_copy(update=phase) if state.claim else None}
+        )
+    )
+    with claimed(served) as step:
+        for fleet in ("bench", "green"):
+            with pytest.raises(RecycleFailed, match=f"a release of {busy.name} is at work on {fleet}"):
+                recycle(step, fleet, replicas(served, fleet)[0], "a test asks for it")
+    file.change(lambda state: state.model_copy(update={"canary": None, "claim": None}))
+    assert pids(sandbox) == before
+
+
 def test_one_replica_of_a_fleet_is_down_at_a_time(served: Model, environment: Environment) -> None:
     turns = Turns(ObjectStore(environment.s3), "default", f"test-{uuid.uuid4().hex[:8]}")
     with (
@@ -201,6 +243,8 @@ def test_one_replica_of_a_fleet_is_down_at_a_time(served: Model, environment: En
         pytest.fail("both have the turn")
     with turns.turn("second", "r-1", lasts_s=-1, wait_s=0), turns.turn("third", "r-2", lasts_s=60, wait_s=0):
         pass  # the second's time was over
+    with turns.turn("dead", "r-3", lasts_s=60, wait_s=0), turns.turn("dead", "r-3", lasts_s=60, wait_s=0):
+        pass  # and ran again
     assert [turns.last_recycled(name) is not None for name in ("r-0", "r-1", "r-2")] == [True, False, True]
 
 

@@ -49,6 +49,8 @@ class Turns:
         """
         Have the turn for at most `lasts_s` seconds, and note that the replica was recycled when it ends in order.
 
+        A holder that died in its turn may have it again.
+
         Raises TurnTaken when another has it for all of `wait_s` seconds.
         """
         deadline = time.monotonic() + wait_s
@@ -67,7 +69,7 @@ class Turns:
 
     def _take(self, holder: str, lasts_s: float) -> bool:
         (turn, etag), now = self._load(), self._store.now()
-        if turn.until is not None and turn.until > now:
+        if turn.until is not None and turn.until > now and turn.holder != holder:
             return False
         return self._write(turn.model_copy(update={"holder": holder, "until": now + timedelta(seconds=lasts_s)}), etag)
 
