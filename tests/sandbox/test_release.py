@@ -62,6 +62,13 @@ def test_a_second_version_takes_over_in_stages_and_goes_back_without_a_client_er
     changed = [line for line in found.diff or [] if line[0] in "+-" and "max_queue_delay" not in line]
     assert changed[2:] == ["+response_cache {", "+  enable: true", "+}"]
 
+    [told] = [told.result for told in model.told if told.step == "benchmark"]
+    assert told is not None
+    for parity in told["served_parity"].values():
+        assert parity["batched"], parity
+        assert parity["told_apart"] == parity["recorded"] == 32
+        assert 0 < parity["worst_of_tolerance"] < 1
+
     with Clients(model) as clients:
         model.release(model.build(SECOND))
         assert [step for step in model.steps() if "shift" in step or "watch" in step] == STAGES

@@ -59,6 +59,7 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── StableUnusable       stable's ONNX file does not answer, so nothing can be compared with it
         ├── EmbeddingMoved
         ├── ProcessDied          the child process that runs a checkpoint's code ended without an answer
+        ├── ServedParityFailed
         ├── BenchmarkFailed
         ├── ObjectiveNotMet
         ├── RouteNotConfirmed
@@ -108,6 +109,7 @@ from model_release.errors.failed import (
     RolledBack,
     RouteNotConfirmed,
     RouteUnreadable,
+    ServedParityFailed,
     SignatureInvalid,
 )
 from model_release.errors.proof import (
@@ -198,6 +200,7 @@ __all__ = [
     "RouteUnreadable",
     "RouterUnavailable",
     "SamplesUnusable",
+    "ServedParityFailed",
     "SignatureInvalid",
     "SignatureMissing",
     "SignerMissing",

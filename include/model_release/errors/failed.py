@@ -67,6 +67,15 @@ class BenchmarkFailed(Failed):
         super().__init__(f"the benchmark of {model} gave no result: {why}.")
 
 
+class ServedParityFailed(Failed):
+    """Triton's own answers on bench are not the recorded ones, alone or in batches with others."""
+
+    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
+        super().__init__(
+            f"{replica} does not serve {model} version {version} as it was recorded: {why}. No fleet was touched."
+        )
+
+
 class ObjectiveNotMet(Failed):
     """No candidate config meets the latency objective, or the version is too slow."""
 

@@ -1,4 +1,4 @@
-"""benchmark: on bench, where nobody is hurt: first load, proof, accuracy, the best batching; sealed as `tuned`."""
+"""benchmark: on bench, where nobody is hurt: load, proof, accuracy, the best batching; sealed as `tuned`."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from model_release.steps.context import Step, begin
 from model_release.steps.recycle import remove
 from model_release.steps.serve import CONFIG, load, put_on, recorded_samples, sealed_config, spec_of
 from model_release.triton import config as configs
+from model_release.triton.parity import prove_served
 
 BENCH = "bench"
 REPORT = "benchmark.json"
@@ -35,8 +36,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Find the config that serves the version best, compare it with stable's, and seal it.
 
-    Raises LoadFailed, ProofFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet,
-    and what `put_on` raises for a signature.
+    Raises LoadFailed, ProofFailed, ServedParityFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed,
+    ObjectiveNotMet, and what `put_on` raises for a signature.
     """
     with begin(release, environment, "benchmark") as step:
         sealed = step.archive.sealed(release.version, "tuned")
@@ -45,11 +46,13 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         base = step.archive.require(release.version)
         with _bench_cleared(step):
             put_on(step, BENCH, base, sealed_config(step, release.version))
+            served = {"untuned": _served_parity(step, base, sealed_config(step, release.version))}
             right = golden.right_on_bench(step, base.version, step.spec)
             accuracy = None if right is None else golden.report(step, right)
             result = _sweep(step, base)
+            served["chosen"] = _parity_of_chosen(step, base, result)
             accuracy = _compare_with_stable(step, base, result, right) or accuracy
-        summary = {"benchmark": result.summary(), **_shown(accuracy)}
+        summary = {"benchmark": result.summary(), "served_parity": served, **_shown(accuracy)}
         _seal(step, base, result, summary)
         step.event("benchmarked", **summary)
         return {"already_sealed": False, **summary}
@@ -70,6 +73,21 @@ def _sweep(step: Step, base: Manifest) -> BenchmarkResult:
 
     replica = step.pair.bench.replicas[0]
     return run_benchmark(step.spec, replica, step.environment, recorded_samples(step, base), apply)
+
+
+def _served_parity(step: Step, base: Manifest, config: Any) -> dict[str, Any]:
+    """Compare what bench answers, alone and in batches, with the recorded answers."""
+    tolerances = {tensor.name: step.spec.tolerance(tensor.name) for tensor in step.spec.outputs}
+    replica, recorded = step.pair.bench.replicas[0], recorded_samples(step, base)
+    return prove_served(replica, base.version, config, recorded, tolerances, step.environment).to_dict()
+
+
+def _parity_of_chosen(step: Step, base: Manifest, result: BenchmarkResult) -> dict[str, Any]:
+    """Bring the chosen tuning onto bench, if it is not what was measured last there, and prove its answers too."""
+    config = configs.build_config(step.spec, base.version, result.chosen)
+    if result.rows[-1]["tuning"] != result.chosen.to_dict():
+        load(step, BENCH, base, config)
+    return _served_parity(step, base, config)
 
 
 def _shown(accuracy: AccuracyReport | None) -> dict[str, Any]:
@@ -133,7 +151,9 @@ def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / CONFIG).write_text(configs.render(config, epoch=0))
-        (folder / REPORT).write_text(json.dumps(result.to_dict(), indent=1))
+        (folder / REPORT).write_text(
+            json.dumps({**result.to_dict(), "served_parity": summary["served_parity"]}, indent=1)
+        )
         files = {
             file: step.archive.write(base.version, "tuned", file, folder / file, step.check)
             for file in (CONFIG, REPORT)

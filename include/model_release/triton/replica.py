@@ -8,10 +8,11 @@ key of the environment; one that the replica's restricted control API refuses ra
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -32,6 +33,8 @@ _CHANNEL = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 ]
+#: What Triton says when `default_queue_policy` refuses a request, as UNAVAILABLE.
+_QUEUE_REFUSES = ("Exceeds maximum queue size", "Request timeout expired")
 _KEY_HEADER = "triton-grpc-protocol-"
 #: Triton's answer to a call without the key, told as UNAVAILABLE, as a server that is down is.
 _RESTRICTED = re.compile(r"is restricted, expecting header '([^']+)'")
@@ -149,19 +152,12 @@ class ReplicaClient:
         One value a sample goes as [n, 1], Triton's shape, but as [n] to a model that is served without batching. Raises
         ReplicaUnavailable, and ProofFailed when the server answers with an error.
         """
-        from tritonclient.grpc import InferInput
-
-        tensors = []
-        for name, given in inputs.items():
-            array = given.reshape(-1, 1) if given.ndim == 1 and batching else given
-            tensor = InferInput(name, list(array.shape), _TRITON_DTYPES[array.dtype.name])
-            tensor.set_data_from_numpy(np.ascontiguousarray(array))
-            tensors.append(tensor)
+        tensors = _tensors(inputs, batching=batching)
         try:
             answer = self._call(lambda client, **to: client.infer(model, tensors, str(version or ""), **to))
         except ReplicaError as error:
             raise ProofFailed(self.name, model, version or 0, f"it answers an inference with: {error}") from None
-        return {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
+        return _arrays(answer)
 
     def statistics(self, model: str) -> list[VersionStatistics]:
         """Return the counts of each loaded version; empty when none is loaded. Raises ReplicaUnavailable."""
@@ -216,9 +212,63 @@ class ReplicaClient:
                 raise _DeadlineExceeded(message) from None
             raise ReplicaError(sentence) from None
 
+    def infer_together(
+        self, model: str, requests: Sequence[Arrays], version: int, timeout_s: float
+    ) -> list[Arrays | ReplicaError]:
+        """
+        Send requests of a batching model at once and wait for all; returns each one's outputs, or its error.
+
+        Raises ReplicaUnavailable when the server is gone, or did not answer one of them in `timeout_s`.
+        """
+        answers: list[Any] = [None] * len(requests)
+        arrived = threading.Semaphore(0)
+
+        def answered(place: int, result: Any, error: Any) -> None:
+            answers[place] = _arrays(result) if error is None else error
+            arrived.release()
+
+        to = {"headers": self._headers, "client_timeout": timeout_s}
+        for place, inputs in enumerate(requests):
+            tensors = _tensors(inputs, batching=True)
+            self._client.async_infer(model, tensors, partial(answered, place), str(version), **to)
+        for _ in requests:
+            arrived.acquire()  # each call ends by its own deadline
+        return [answer if isinstance(answer, dict) else self._refusal(answer, timeout_s) for answer in answers]
+
+    def _refusal(self, error: Any, timeout_s: float) -> ReplicaError:
+        sentence = " ".join((error.message() or str(error)).split())
+        if any(words in sentence for words in _QUEUE_REFUSES):
+            return QueueRefused(sentence)
+        if error.status() in {"StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}:
+            raise ReplicaUnavailable(self.name, f"no answer within {timeout_s:g} s")
+        if error.status() == "StatusCode.UNAVAILABLE":
+            raise ReplicaUnavailable(f"{self.name} ({self._address})", _explained(sentence))
+        return ReplicaError(sentence)
+
+
+class QueueRefused(ReplicaError):
+    """The model's queue was full, or its limit of time was over: the config's own limits, no fault of the model."""
+
 
 class _DeadlineExceeded(ReplicaError):
     """The call's deadline passed."""
+
+
+def _tensors(inputs: Arrays, *, batching: bool) -> list[Any]:
+    """Return the input tensors of a request; one value a sample goes as [n, 1] to a model that is batched."""
+    from tritonclient.grpc import InferInput
+
+    tensors = []
+    for name, given in inputs.items():
+        array = given.reshape(-1, 1) if given.ndim == 1 and batching else given
+        tensor = InferInput(name, list(array.shape), _TRITON_DTYPES[array.dtype.name])
+        tensor.set_data_from_numpy(np.ascontiguousarray(array))
+        tensors.append(tensor)
+    return tensors
+
+
+def _arrays(answer: Any) -> Arrays:
+    return {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
 
 
 def key_header(environment: Environment) -> dict[str, str]:
