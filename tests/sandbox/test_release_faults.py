@@ -11,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from model_release import export as exporting
-from model_release.environment import Environment
+from model_release.environment import Environment, Fleet
 from model_release.errors import NotAsAsked, ReleaseError, ReplicaUnavailable, StoreUnavailable
+from model_release.identity import Release
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
-from model_release.steps import benchmark, deploy, export, plan, publish, roll_back, shift, validate
+from model_release.steps import benchmark, deploy, export, plan, publish, roll_back, shift, validate, watch
 from model_release.traffic import connect
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
@@ -119,10 +120,29 @@ def downloads_of(sandbox: Sandbox, name: str) -> Path:
     return Path(next(each for each in variables if each.startswith("TRITON_AWS_MOUNT_DIRECTORY=")).split("=", 1)[1])
 
 
+def with_a_new_replica(environment: Environment) -> Environment:
+    """The environment after a replica was added to green, one that does not have the version."""
+    pair = environment.pairs["default"]
+    wider = Fleet(replicas=[*pair.green.replicas, *pair.bench.replicas])
+    return environment.model_copy(update={"pairs": {"default": pair.model_copy(update={"green": wider})}})
+
+
+def judged(release: Release, environment: Environment) -> dict[str, Any]:
+    """The look at the first stage whose verdict is to advance."""
+    told: dict[str, Any] = {}
+
+    def advances() -> bool:
+        told.update(watch.look(release, environment, 10))
+        return bool(told["verdict"] == "advance")
+
+    await_true(advances, "the canary is as good as stable", 40)
+    return told
+
+
 def test_a_canary_replica_that_dies_under_traffic_costs_no_client_a_request(
     model: Model, sandbox: Sandbox, killed: Callable[[str], Any]
 ) -> None:
-    """The neighbour answers what the dead one dropped; the next stage does not open before both are proved."""
+    """The neighbour answers what the dead one dropped; no stage ends or opens before all replicas are proved."""
     with Clients(model):
         model.release(model.build(FIRST))
     second = model.build(SECOND)
@@ -132,6 +152,10 @@ def test_a_canary_replica_that_dies_under_traffic_costs_no_client_a_request(
     shift.run(second, model.environment, 10)
     with Clients(model) as clients:
         await_true(lambda: clients.by_version().get(str(SECOND), 0) > 10, "the canary answers")
+        held = judged(second, with_a_new_replica(model.environment))
+        assert held["action"] is None
+        assert "the advance is held: the replica triton-bench-0 is not proved" in held["reason"]
+        assert judged(second, model.environment)["action"] == "advance"
         with killed("triton-green-0"):
             before = clients.by_version()[str(SECOND)]
             await_true(lambda: clients.by_version()[str(SECOND)] > before + 20, "the neighbour answers")

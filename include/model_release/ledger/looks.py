@@ -19,6 +19,7 @@ class StageLooks(BaseModel):
     What was read of a stage: cumulative counters by fleet, and the looks and the verdict made of them.
 
     `carried` is what the gates came to in the stages before, set with the first look; None: not worked out yet.
+    `replicas` is what the canary's proved replicas had counted at the last look, by name.
     """
 
     stage: int
@@ -29,6 +30,7 @@ class StageLooks(BaseModel):
     carried: dict[str, Any] | None = None
     looks: list[dict[str, Any]] = []
     verdict: dict[str, Any] | None = None
+    replicas: dict[str, dict[str, int]] = {}
 
 
 class Looks:

@@ -23,6 +23,7 @@ from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running, State
 from model_release.spec import Canary
 from model_release.steps.context import Step, begin
+from model_release.steps.convergence import held_by, look_at_replicas
 from model_release.traffic.router import ArmCounters
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
 
 def look(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
     """
-    Take one look at a stage, judge it, and keep both in the ledger.
+    Take one look at a stage and at the canary's replicas, judge it, and keep all in the ledger.
 
     Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), and when to look again.
     Raises NoAdvanceVerdict when the stage was never shifted to.
@@ -53,6 +54,8 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
             return _result(step, step.running.verdicts[str(stage)])
         canary = _with_hold(step.spec.canary)
         looks, decided = _look_once(step, canary, looks)
+        if decided["verdict"] != "rollback":
+            looks, decided = _with_replicas(step, canary, looks, decided)
         if not step.looks.write(looks, etag):
             return _result(step, {**decided, "action": None})
         if decided["action"] is not None:
@@ -63,11 +66,26 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
         return _result(step, decided)
 
 
+def _with_replicas(
+    step: Step, canary: Canary, looks: StageLooks, decided: dict[str, Any]
+) -> tuple[StageLooks, dict[str, Any]]:
+    """Look at the canary's replicas: one that restarted or was added is proved, and until then holds the advance."""
+    marks, unproved = look_at_replicas(step, step.running.fleet, looks.replicas)
+    decided = held_by(decided, unproved, canary, _age_s(step, looks, decided))
+    return looks.model_copy(update={"replicas": marks, "verdict": decided}), decided
+
+
+def _age_s(step: Step, looks: StageLooks, decided: dict[str, Any]) -> float:
+    """Return how long the stage had been going on at its last look."""
+    age_s: float = decided["t"] - (looks.started_at - step.running.started_at).total_seconds()
+    return age_s
+
+
 def _note_hold(step: Step, looks: StageLooks, decided: dict[str, Any]) -> None:
     """Say once, in the claim and as an event, that a stage is past its bake and is held, and until when."""
-    asked, began = step.spec.canary, looks.started_at
-    past_s = decided["t"] - (began - step.running.started_at).total_seconds() - asked.max_bake_s
-    until = began + timedelta(seconds=asked.max_bake_s + asked.hold_s)
+    asked = step.spec.canary
+    past_s = _age_s(step, looks, decided) - asked.max_bake_s
+    until = looks.started_at + timedelta(seconds=asked.max_bake_s + asked.hold_s)
     claim = step.claim.check().claim
     if past_s < 0 or claim is None or claim.held_until == until:
         return
