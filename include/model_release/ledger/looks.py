@@ -33,6 +33,30 @@ class StageLooks(BaseModel):
     replicas: dict[str, dict[str, int]] = {}
 
 
+class BystanderRecord(BaseModel):
+    """
+    What the router counted of another model on the canary's fleet.
+
+    `counters` are those of the last note before the deploy, `before` those of the note before that, `last` those of the
+    last look; `looks` are (requests, failed ones) since the deploy. `over`: it was released itself since, or moved.
+    """
+
+    version: int
+    counters: dict[str, Any]
+    before: dict[str, Any] | None = None
+    last: dict[str, Any] | None = None
+    looks: list[tuple[int, int]] = []
+    over: bool = False
+
+
+class Bystanders(BaseModel):
+    """The other models on the canary's fleet, by name, as they were noted before the deploy, and looked at since."""
+
+    fleet: str
+    deployed: bool
+    models: dict[str, BystanderRecord]
+
+
 class Looks:
     """The looks of one try of one release."""
 
@@ -54,6 +78,23 @@ class Looks:
         key = f"{self._root}{looks.stage:03d}.json"
         try:
             self._store.put(key, looks.model_dump_json().encode(), if_absent=etag is None, if_match=etag)
+        except ConditionFailed:
+            return False
+        return True
+
+    def read_bystanders(self) -> tuple[Bystanders | None, str | None]:
+        """Return what was noted of the other models, and the ETag to write it back with."""
+        try:
+            body, etag = self._store.get(f"{self._root}bystanders.json")
+        except KeyAbsent:
+            return None, None
+        return Bystanders.model_validate_json(body), etag
+
+    def write_bystanders(self, bystanders: Bystanders, etag: str | None) -> bool:
+        """Write the other models back; False when another watcher was faster, whose look counts then."""
+        body = bystanders.model_dump_json().encode()
+        try:
+            self._store.put(f"{self._root}bystanders.json", body, if_absent=etag is None, if_match=etag)
         except ConditionFailed:
             return False
         return True

@@ -18,7 +18,7 @@ from model_release.parity.report import AccuracyReport
 from model_release.repository import manifest as manifests
 from model_release.repository.manifest import Manifest
 from model_release.spec import ModelSpec
-from model_release.steps import golden
+from model_release.steps import bystanders, golden
 from model_release.steps.context import Step, begin
 from model_release.steps.recycle import remove
 from model_release.steps.serve import CONFIG, load, put_on, recorded_samples, sealed_config, spec_of
@@ -44,6 +44,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         if sealed is not None:
             return {"already_sealed": True, **sealed.summary}
         base = step.archive.require(release.version)
+        bystanders.note(step, deploys=False)
         with _bench_cleared(step):
             put_on(step, BENCH, base, sealed_config(step, release.version))
             served = {"untuned": _served_parity(step, base, sealed_config(step, release.version))}

@@ -8,6 +8,7 @@ from model_release.environment import Environment
 from model_release.errors import ProofFailed, ReplicaUnavailable
 from model_release.identity import Release
 from model_release.ledger.state import Placement, State
+from model_release.steps import bystanders
 from model_release.steps.context import begin
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, put_on, sealed_config
@@ -28,6 +29,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         config = sealed_config(step, release.version)
         placed = Placement(fleet=fleet, version=release.version, digest=configs.release_digest(config))
         warm = step.claim.check().standby == placed
+        bystanders.note(step, deploys=True)
 
         def intent(state: State) -> State:
             standby = None if state.standby and state.standby.fleet == fleet else state.standby

@@ -22,6 +22,7 @@ from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running, State
 from model_release.spec import Canary
+from model_release.steps.bystanders import look_at_bystanders
 from model_release.steps.context import Step, begin
 from model_release.steps.convergence import held_by, look_at_replicas
 from model_release.traffic.router import ArmCounters
@@ -55,7 +56,7 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
         canary = _with_hold(step.spec.canary)
         looks, decided = _look_once(step, canary, looks)
         if decided["verdict"] != "rollback":
-            looks, decided = _with_replicas(step, canary, looks, decided)
+            looks, decided = _with_others(step, canary, looks, decided)
         if not step.looks.write(looks, etag):
             return _result(step, {**decided, "action": None})
         if decided["action"] is not None:
@@ -66,10 +67,20 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
         return _result(step, decided)
 
 
-def _with_replicas(
+def _with_others(
     step: Step, canary: Canary, looks: StageLooks, decided: dict[str, Any]
 ) -> tuple[StageLooks, dict[str, Any]]:
-    """Look at the canary's replicas: one that restarted or was added is proved, and until then holds the advance."""
+    """
+    Look at what the gates do not see: the other models on the fleet, and the canary's replicas.
+
+    A bystander that suffers ends the release. A replica that restarted or was added is proved, and until then holds
+    the advance.
+    """
+    why, told = look_at_bystanders(step)
+    decided = {**decided, "bystanders": told}
+    if why is not None:
+        decided = {**decided, "verdict": "rollback", "action": "rollback", "reason": why}
+        return looks.model_copy(update={"verdict": decided}), decided
     marks, unproved = look_at_replicas(step, step.running.fleet, looks.replicas)
     decided = held_by(decided, unproved, canary, _age_s(step, looks, decided))
     return looks.model_copy(update={"replicas": marks, "verdict": decided}), decided
