@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
 from model_release.steps import benchmark, deploy, export, plan, publish, roll_back, shift, validate, watch
 from model_release.traffic import connect
+from model_release.triton.replica import ReplicaClient
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true
@@ -118,6 +121,28 @@ def downloads_of(sandbox: Sandbox, name: str) -> Path:
     pid = Supervisor(sandbox.home).states()[name].pid
     variables = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
     return Path(next(each for each in variables if each.startswith("TRITON_AWS_MOUNT_DIRECTORY=")).split("=", 1)[1])
+
+
+def test_a_version_that_ends_its_server_is_stopped_on_bench_and_costs_the_others_nothing(
+    model: Model, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server on bench dies of its first inference, and is killed for it once."""
+    infer, doomed = ReplicaClient.infer, [Supervisor(sandbox.home).state("triton-bench-0").pid]
+
+    def deadly(self: ReplicaClient, *given: Any, **named: Any) -> Any:
+        if self.name == "triton-bench-0" and doomed:
+            os.kill(doomed.pop(), signal.SIGKILL)
+        return infer(self, *given, **named)
+
+    with Clients(model):
+        model.release(model.build(FIRST))
+    with monkeypatch.context() as patch, Clients(model) as clients:
+        patch.setattr(ReplicaClient, "infer", deadly)
+        with pytest.raises(ReleaseError, match="the server triton-bench-0 was up, and is not since it was given"):
+            model.release(model.build(SECOND))
+    assert clients.failed() == 0, clients.problems[:3]
+    assert ServingPrefix(ObjectStore(model.environment.s3), "default", "bench", model.name).config() is None
+    await_true(lambda: Supervisor(sandbox.home).state("triton-bench-0").state == "RUNNING", "bench is up again")
 
 
 def with_a_new_replica(environment: Environment) -> Environment:

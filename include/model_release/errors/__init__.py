@@ -59,7 +59,8 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── StableUnusable       stable's ONNX file does not answer, so nothing can be compared with it
         ├── EmbeddingMoved
         ├── ProcessDied          the child process that runs a checkpoint's code ended without an answer
-        ├── ServedParityFailed
+        ├── BenchDied            its server ended, or hangs, since it was given the version
+        ├── ServedParityFailed   Triton's own answers are not the recorded ones
         ├── BenchmarkFailed
         ├── ObjectiveNotMet
         ├── RouteNotConfirmed
@@ -98,6 +99,7 @@ from model_release.errors.base import (
     did_you_mean,
 )
 from model_release.errors.failed import (
+    BenchDied,
     BenchmarkFailed,
     BytesDiffer,
     DigestDiffers,
@@ -158,6 +160,7 @@ __all__ = [
     "BadInput",
     "BadModelConfig",
     "BatchDependent",
+    "BenchDied",
     "BenchmarkFailed",
     "BytesDiffer",
     "CanaryLive",

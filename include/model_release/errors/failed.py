@@ -67,6 +67,16 @@ class BenchmarkFailed(Failed):
         super().__init__(f"the benchmark of {model} gave no result: {why}.")
 
 
+class BenchDied(Failed):
+    """The server on bench ended, or hangs, since it was given the version."""
+
+    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
+        super().__init__(
+            f"the server {replica} was up, and is not since it was given {model} version {version}: {why} No fleet was "
+            "touched. A version that ends or hangs its server is not released; the server's log says why."
+        )
+
+
 class ServedParityFailed(Failed):
     """Triton's own answers on bench are not the recorded ones, alone or in batches with others."""
 

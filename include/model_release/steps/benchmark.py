@@ -10,8 +10,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_release.benchmark import BenchmarkResult, Row, measure, run_benchmark, slowdown
-from model_release.environment import Environment
-from model_release.errors import ObjectiveNotMet
+from model_release.environment import Environment, Replica
+from model_release.errors import BenchDied, ObjectiveNotMet, ReplicaUnavailable
 from model_release.identity import Release
 from model_release.parity.accuracy import Right
 from model_release.parity.report import AccuracyReport
@@ -24,6 +24,7 @@ from model_release.steps.recycle import remove
 from model_release.steps.serve import CONFIG, load, put_on, recorded_samples, sealed_config, spec_of
 from model_release.triton import config as configs
 from model_release.triton.parity import prove_served
+from model_release.triton.replica import ReplicaClient
 
 BENCH = "bench"
 REPORT = "benchmark.json"
@@ -36,7 +37,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Find the config that serves the version best, compare it with stable's, and seal it.
 
-    Raises LoadFailed, ProofFailed, ServedParityFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed,
+    Raises LoadFailed, ProofFailed, BenchDied, ServedParityFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed,
     ObjectiveNotMet, and what `put_on` raises for a signature.
     """
     with begin(release, environment, "benchmark") as step:
@@ -61,11 +62,26 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
 
 @contextmanager
 def _bench_cleared(step: Step) -> Iterator[None]:
-    """Leave bench without the model, whatever happens."""
+    """
+    Leave bench without the model, whatever happens.
+
+    Raises BenchDied for a server that was up before and is not any more.
+    """
+    replica = step.pair.bench.replicas[0]
+    was_up = _is_up(step, replica)
     try:
         yield
+    except ReplicaUnavailable as error:
+        if not was_up or _is_up(step, replica):
+            raise
+        raise BenchDied(replica.name, step.model, step.release.version, str(error)) from None
     finally:
         remove(step, BENCH)
+
+
+def _is_up(step: Step, replica: Replica) -> bool:
+    with ReplicaClient(replica, step.environment) as client:
+        return client.live()
 
 
 def _sweep(step: Step, base: Manifest) -> BenchmarkResult:
