@@ -45,7 +45,7 @@ class Case:
     name: str
     change: Callable[[Any], None]
     sentence: str
-    triton: Literal["refuses", "takes", "ends", "refuses all from then on"]
+    triton: Literal["refuses", "takes", "refuses or ends", "refuses all from then on"]
     log: str = ""
 
 
@@ -261,6 +261,6 @@ CASES = [
         "a warm-up above the largest batch",
         warm_up_16,
         "warm-ups of the batch sizes [16] are above max_batch_size, 8",
-        "ends",
+        "refuses or ends",
     ),
 ]

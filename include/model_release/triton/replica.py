@@ -242,7 +242,7 @@ class ReplicaClient:
         if error.status() in {"StatusCode.DEADLINE_EXCEEDED", "StatusCode.CANCELLED"}:
             raise ReplicaUnavailable(self.name, f"no answer within {timeout_s:g} s")
         if error.status() == "StatusCode.UNAVAILABLE":
-            raise ReplicaUnavailable(f"{self.name} ({self._address})", _explained(sentence))
+            raise self._unavailable(sentence)
         return ReplicaError(sentence)
 
 

@@ -125,7 +125,7 @@ def _resources(config: ModelConfig) -> Iterator[str]:
 
 
 def _warmup(config: ModelConfig) -> Iterator[str]:
-    """A warm-up above max_batch_size ends the server (2.51: signal 11, in GenerateWarmupData)."""
+    """2.51 refuses the load of such a warm-up, or ends by signal 11 in GenerateWarmupData: both were seen."""
     too_big = [entry.batch_size for entry in config.model_warmup if entry.batch_size > max(config.max_batch_size, 1)]
     if too_big:
         yield f"warm-ups of the batch sizes {too_big} are above max_batch_size, {config.max_batch_size}"
