@@ -47,6 +47,7 @@ class Script:
         if name == "plan":
             assert arguments[0].name == release.model
             return {
+                "model": release.model,
                 "kind": self.kind,
                 "stages": self.stages,
                 "skip_benchmark": self.skip_benchmark,
