@@ -92,8 +92,14 @@ class AirflowRest:
         found: dict[str, Any] = self.call("GET", _run_path(dag, run))
         return found
 
-    def run_that_followed(self, dag: str, run: str, consumer: str, deadline_s: float = 60) -> str:
-        """Return the id of the run of `consumer` that an Asset event of a run has started."""
+    def run_that_followed(self, dag: str, run: str, consumer: str, deadline_s: float = 240) -> str:
+        """
+        Return the id of the run of `consumer` that an Asset event of a run has started.
+
+        Raises SandboxError with what Airflow thinks of the consumer when it started none.
+        """
+        # The DAG processor may write "at its most runs" or "not parsed" after that ceased to be true (its own read was
+        # earlier); Airflow creates the run only after the next time it has parsed the file.
         # /assets/events would name it, but Airflow 3.3.2 answers 500 there as long as that run is queued.
         since = self.run(dag, run)["start_date"]
         query = urlencode({"run_type": "asset_triggered", "run_after_gte": since, "order_by": "run_after"})
@@ -103,8 +109,18 @@ class AirflowRest:
             if started:
                 return str(started[0]["dag_run_id"])
             time.sleep(_POLL_S)
-        message = f"the Asset event of {run} started no run of {consumer} within {deadline_s:g} s"
+        none = f"the Asset event of {run} started no run of {consumer} within {deadline_s:g} s."
+        message = f"{none} {self._said_of(consumer)}"
         raise SandboxError(message)
+
+    def _said_of(self, dag: str) -> str:
+        known = self.call("GET", f"/dags/{dag}")
+        active = self.call("GET", f"/dags/{dag}/dagRuns?state=queued&state=running")["total_entries"]
+        flags = [name for name in ("is_paused", "is_stale", "has_import_errors") if known[name]]
+        return (
+            f"Airflow says of it: {', '.join(flags) or 'nothing against it'}, {active} active runs, parsed at "
+            f"{known['last_parsed_time']}. 'make logs NAME=airflow-scheduler' and NAME=airflow-dag-processor say more."
+        )
 
     def follow(self, dag: str, run: str, told: Callable[[TaskChange], None], deadline_s: float = 1200) -> str:
         """Tell every change of a run's tasks until it ends; returns its state."""

@@ -172,10 +172,17 @@ def await_true(condition: Any, what: str, deadline_s: float = 60) -> None:
 
 
 def remove(model: Model) -> None:
-    """Take what is left of a model off the fleets, so that the next test's Tritons are idle."""
+    """Take what is left of a model off the fleets and out of the ledger: the next test's Tritons serve it no more."""
     store = ObjectStore(model.environment.s3)
     for fleet in ("blue", "green", "bench"):
         for replica in model.environment.pairs["default"].fleet(fleet).replicas:
             with ReplicaClient(replica, model.environment) as client:
                 client.unload(model.name)
         ServingPrefix(store, "default", fleet, model.name).delete(lambda: None)
+    forget(store, model.name)
+
+
+def forget(store: ObjectStore, model: str) -> None:
+    """Delete the ledger of a model, so that no replica is spared for its sake."""
+    for entry in store.objects(f"ledger/{model}/"):
+        store.delete(entry.key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -29,7 +28,7 @@ from model_release.triton.poison import poison_of
 from model_release.triton.replica import ReplicaClient, key_header
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
-from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, forget, quick_spec, remove
 
 #: A model of the Python backend that never gets loaded.
 ENDLESS = b"import time\n\n\nclass TritonPythonModel:\n    def initialize(self, args):\n        time.sleep(3600)\n"
@@ -41,6 +40,9 @@ def served(trained: Sandbox) -> Iterator[Model]:
     changes = {"load_timeout_s": 20.0, "call_timeout_s": 2.0}
     recycler = trained.environment.recycler.model_copy(update={"stop_s": 1})
     hasty = trained.environment.model_copy(update={**changes, "recycler": recycler})
+    store = ObjectStore(hasty.s3)
+    for left in store.folders("ledger/"):
+        forget(store, left)
     made = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), hasty)
     with Clients(made):
         made.release(made.build(FIRST))
@@ -75,13 +77,14 @@ def hang(model: Model, replica: Replica) -> None:
 def without_disk(sandbox: Sandbox, replica: Replica) -> Iterator[None]:
     """Let a replica have no folder to download to."""
     folder: Path = sandbox.home.triton / "models" / replica.name
-    shutil.rmtree(folder)
+    aside = folder.rename(folder.with_name(f"{replica.name}-aside"))
     folder.write_text("no folder")
     try:
         yield
     finally:
-        folder.unlink()
-        folder.mkdir()
+        # Triton deletes the folder above a download that it does not find any more.
+        folder.unlink(missing_ok=True)
+        aside.rename(folder)
 
 
 def pids(sandbox: Sandbox) -> dict[str, int]:

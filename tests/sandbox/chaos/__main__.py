@@ -24,15 +24,19 @@ from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, quick_spec, t
 _MOST = 400
 STEPS = ("plan", "deploy", "shift", "look", "promote", "finish")
 
+Part = Callable[[Chaos, Tally, range], None]
+
 
 def main() -> int:
     """Run every part and print its figures; 0 when nothing was violated."""
     parser = argparse.ArgumentParser(prog="make show-chaos", description=__doc__)
     parser.add_argument("--every", type=int, default=1, help="try only every so manieth instant")
+    parser.add_argument("--first", type=int, default=0, help="begin with this instant")
+    parser.add_argument("--last", type=int, default=_MOST, help="end with this instant")
     parser.add_argument("--only", default="", help="try only the parts that have these words in their names")
     asked = parser.parse_args()
-    every: int = asked.every
-    parts: list[tuple[str, Callable[[Chaos, Tally, int], None]]] = [
+    instants = range(asked.first, asked.last + 1, asked.every)
+    parts: list[tuple[str, Part]] = [
         ("SIGKILL before each I/O of each step, then a retry", _retried),
         ("the same, deployed from the archive", _retried_cold),
         ("SIGKILL before each I/O of what makes a version, then a retry", _built),
@@ -43,17 +47,19 @@ def main() -> int:
     violations = 0
     with _chaos() as chaos:
         for what, part in [each for each in parts if asked.only in each[0]]:
-            tally, started = Tally(what), time.monotonic()
-            part(chaos, tally, every)
+            tally, started = Tally(what, tell=_say), time.monotonic()
+            part(chaos, tally, instants)
             violations += len(tally.violations)
             print(
                 f"{what:<64} {tally.points:5} points {len(tally.violations):4} violations "
                 f"{time.monotonic() - started:6.0f} s",
                 flush=True,
             )
-            for violation in tally.violations:
-                print(f"    {violation}", flush=True)
     return 1 if violations else 0
+
+
+def _say(violation: str) -> None:
+    print(f"    {violation}", flush=True)
 
 
 @contextmanager
@@ -72,40 +78,40 @@ def _chaos() -> Iterator[Chaos]:
             sandbox.run("down")
 
 
-def _until_nothing(tally: Tally, every: int, once: Callable[[int], object]) -> None:
+def _until_nothing(tally: Tally, instants: range, once: Callable[[int], object]) -> None:
     """Go through the instants until no step has so many."""
-    for at in range(0, _MOST, every):
+    for at in instants:
         before = tally.points
         once(at)
         if tally.points == before:
             return
 
 
-def _retried(chaos: Chaos, tally: Tally, every: int) -> None:
-    _until_nothing(tally, every, lambda at: chaos.killed_and_retried(at, tally, cold=False))
+def _retried(chaos: Chaos, tally: Tally, instants: range) -> None:
+    _until_nothing(tally, instants, lambda at: chaos.killed_and_retried(at, tally, cold=False))
 
 
-def _retried_cold(chaos: Chaos, tally: Tally, every: int) -> None:
-    _until_nothing(tally, every, lambda at: chaos.killed_and_retried(at, tally, cold=True))
+def _retried_cold(chaos: Chaos, tally: Tally, instants: range) -> None:
+    _until_nothing(tally, instants, lambda at: chaos.killed_and_retried(at, tally, cold=True))
 
 
-def _built(chaos: Chaos, tally: Tally, every: int) -> None:
-    _until_nothing(tally, every, lambda at: chaos.build_killed_and_retried(at, tally))
+def _built(chaos: Chaos, tally: Tally, instants: range) -> None:
+    _until_nothing(tally, instants, lambda at: chaos.build_killed_and_retried(at, tally))
 
 
-def _left(chaos: Chaos, tally: Tally, every: int) -> None:
+def _left(chaos: Chaos, tally: Tally, instants: range) -> None:
     for step in STEPS:
-        _until_nothing(tally, every, lambda at, step=step: chaos.killed_and_left(step, at, tally))  # type: ignore[misc]
+        _until_nothing(tally, instants, lambda at, step=step: chaos.killed_and_left(step, at, tally))  # type: ignore[misc]
 
 
-def _guard(chaos: Chaos, tally: Tally, every: int) -> None:
-    _until_nothing(tally, every, lambda at: chaos.guard_killed(at, tally))
+def _guard(chaos: Chaos, tally: Tally, instants: range) -> None:
+    _until_nothing(tally, instants, lambda at: chaos.guard_killed(at, tally))
 
 
-def _faulty(chaos: Chaos, tally: Tally, every: int) -> None:
+def _faulty(chaos: Chaos, tally: Tally, instants: range) -> None:
     wire = FaultyS3(chaos.environment.s3.endpoint_url or "")
     try:
-        _until_nothing(tally, every, lambda at: chaos.faulty(wire, at, tally, cold=at % 2 == 0))
+        _until_nothing(tally, instants, lambda at: chaos.faulty(wire, at, tally, cold=at % 2 == 0))
     finally:
         wire.close()
 

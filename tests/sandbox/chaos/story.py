@@ -43,10 +43,14 @@ class Tally:
     what: str
     points: int = 0
     violations: list[str] = field(default_factory=list)
+    #: Told of a violation at once: the whole takes hours.
+    tell: Callable[[str], None] | None = None
 
     def expect(self, true: bool, sentence: str) -> None:
         if not true:
             self.violations.append(sentence)
+            if self.tell is not None:
+                self.tell(sentence)
 
 
 class Chaos:
