@@ -10,10 +10,11 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import DAG, Asset, CronTriggerTimetable, Metadata, Param, task
+from airflow.sdk import DAG, Asset, Metadata, Param, task
 
 from model_release_airflow.connection import environment_of_task
 from model_release_airflow.releases import training_date
+from model_release_airflow.schedules import cron_of
 
 
 def train_digits(date: str, broken: bool) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def retraining(model: str, schedule: str | None, train: Callable[[str, bool], di
         dag_id=f"retrain_{model}",
         description=f"Train {model} on a day's data and emit its Asset",
         doc_md=__doc__,
-        schedule=CronTriggerTimetable(schedule, timezone="UTC") if schedule else None,
+        schedule=cron_of(schedule) if schedule else None,
         catchup=False,
         max_active_runs=1,
         default_args={"owner": "ml-platform"},
@@ -73,7 +74,7 @@ def retraining(model: str, schedule: str | None, train: Callable[[str, bool], di
 
 digits = retraining(
     "digits_classifier",
-    "0 2 * * *",
+    "0 2 * * 0",
     train_digits,
     "Train with a bug that only real traffic shows; to watch a canary stop it",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetable, Param
@@ -9,9 +10,19 @@ from airflow.sdk import Asset, AssetAny, AssetOrTimeSchedule, CronTriggerTimetab
 from model_release.spec import ModelSpec
 
 
+def cron_of(line: str) -> CronTriggerTimetable:
+    """
+    Return the timetable of a cron line in UTC.
+
+    A DAG that is unpaused for the first time waits for the line's next instant. Airflow 3.3 would otherwise run the
+    last one at once when it is less than a tenth of the interval ago: 2.4 hours of a day.
+    """
+    return CronTriggerTimetable(line, timezone="UTC", run_immediately=timedelta(0))
+
+
 def schedule_of(spec: ModelSpec) -> Any:
     """Return the schedule: the spec's cron line in UTC, an event of any of its assets, both, or None."""
-    cron = CronTriggerTimetable(spec.schedule, timezone="UTC") if spec.schedule else None
+    cron = cron_of(spec.schedule) if spec.schedule else None
     if not spec.triggered_by:
         return cron
     assets = AssetAny(*(Asset(uri) for uri in spec.triggered_by))

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,24 @@ def test_the_schedule_is_the_configs(schedule: str, assets: str, expected: str) 
     spec = parse_section(ModelSpec, text.replace('["s3://training/echo"]', assets), "echo.yaml")
 
     assert type(schedule_of(spec)).__name__ == expected
+
+
+def test_a_dag_that_is_unpaused_for_the_first_time_releases_nothing_at_once() -> None:
+    """The line's last instant was this minute, well within the tenth of a day that Airflow would run it after."""
+    from airflow.serialization.decoders import decode_timetable
+    from airflow.serialization.encoders import encode_timetable
+    from airflow.timetables.base import TimeRestriction
+
+    from model_release_airflow.schedules import cron_of
+
+    asked_at = datetime.now(UTC)
+    timetable = decode_timetable(encode_timetable(cron_of(f"{asked_at.minute} {asked_at.hour} * * *")))
+    first = timetable.next_dagrun_info(
+        last_automated_data_interval=None, restriction=TimeRestriction(earliest=None, latest=None, catchup=False)
+    )
+
+    assert first is not None
+    assert first.run_after > asked_at
 
 
 def test_parsing_loads_nothing_heavy_and_none_of_the_steps() -> None:

@@ -33,7 +33,7 @@ def test_check_says_that_the_examples_are_right() -> None:
     done = run("check")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert "ok  digits_classifier: schedule 0 3 * * * UTC" in done.stdout
+    assert "ok  digits_classifier: schedule 0 3 * * 0 UTC" in done.stdout
 
 
 def test_check_names_every_bad_file_and_every_problem(tmp_path: Path) -> None:
