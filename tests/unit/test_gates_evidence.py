@@ -19,7 +19,7 @@ from model_release.gates.dispersion import Dispersion
 from model_release.gates.noninferiority import Proof, one_arm_ratio, two_arm_ratio
 from model_release.gates.wealth import CASH, PRIOR, Wealth
 
-few = settings(max_examples=30, deadline=None)
+few = settings(max_examples=30)
 ALPHA = 0.01
 MOST = 0.6 * math.log(1 / ALPHA)
 share = st.floats(0.0005, 0.6)

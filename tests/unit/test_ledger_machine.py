@@ -265,7 +265,6 @@ def test_whatever_happens_in_whatever_order_the_ledger_has_one_writer_and_keeps_
             stateful_step_count=80 if LONG else 40,
             derandomize=not LONG,
             database=None,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
             phases=list(Phase) if LONG else [Phase.generate],
         ),

@@ -76,7 +76,7 @@ counts = st.lists(st.integers(0, 50), min_size=3, max_size=3).map(sorted)
 arms = counts.map(lambda n: Arm(n[2], n[0], {"2": n[0], "5.5": n[1], "+Inf": n[2]}))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.builds(Look, st.floats(0, 1e6), st.integers(1, 100), arms, arms, st.text(max_size=5), st.lists(arms).map(tuple))
 )
