@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from airflow.sdk import DAG, CronTriggerTimetable
+from airflow.sdk import DAG
 
 from model_release_airflow.guard import heal, return_orphans
+from model_release_airflow.schedules import cron_of
 
 with DAG(
     dag_id="canary_guard",
     description="Return canaries whose release has died, heal what serves",
     doc_md=__doc__,
-    schedule=CronTriggerTimetable("* * * * *", timezone="UTC"),
+    schedule=cron_of("* * * * *"),
     catchup=False,
     max_active_runs=1,
     default_args={"owner": "ml-platform", "retries": 0},

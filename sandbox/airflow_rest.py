@@ -92,14 +92,12 @@ class AirflowRest:
         found: dict[str, Any] = self.call("GET", _run_path(dag, run))
         return found
 
-    def run_that_followed(self, dag: str, run: str, consumer: str, deadline_s: float = 240) -> str:
+    def run_that_followed(self, dag: str, run: str, consumer: str, deadline_s: float = 60) -> str:
         """
         Return the id of the run of `consumer` that an Asset event of a run has started.
 
         Raises SandboxError with what Airflow thinks of the consumer when it started none.
         """
-        # The DAG processor may write "at its most runs" or "not parsed" after that ceased to be true (its own read was
-        # earlier); Airflow creates the run only after the next time it has parsed the file.
         # /assets/events would name it, but Airflow 3.3.2 answers 500 there as long as that run is queued.
         since = self.run(dag, run)["start_date"]
         query = urlencode({"run_type": "asset_triggered", "run_after_gte": since, "order_by": "run_after"})

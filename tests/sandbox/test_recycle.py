@@ -36,7 +36,11 @@ ENDLESS = b"import time\n\n\nclass TritonPythonModel:\n    def initialize(self, 
 
 @pytest.fixture(scope="module")
 def served(trained: Sandbox) -> Iterator[Model]:
-    """FIRST is stable on blue; a replica has a second to end by itself."""
+    """
+    FIRST is stable on blue; a replica has a second to end by itself.
+
+    What tests before left in the ledger is forgotten, since a replica is spared for the sake of every model there.
+    """
     changes = {"load_timeout_s": 20.0, "call_timeout_s": 2.0}
     recycler = trained.environment.recycler.model_copy(update={"stop_s": 1})
     hasty = trained.environment.model_copy(update={**changes, "recycler": recycler})

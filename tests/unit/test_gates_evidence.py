@@ -33,6 +33,8 @@ def test_capital_starts_at_one_and_is_laid_out_as_said() -> None:
     assert Wealth().cash == CASH
     assert sum(Wealth().bets) == pytest.approx(1 - CASH)
     assert list(Wealth().bets) == pytest.approx([(1 - CASH) * each for each in PRIOR])
+    assert len(PRIOR) == len(seq.EFFECTS), "one share for each effect"
+    assert math.isclose(sum(PRIOR), 1)
 
 
 @few

@@ -17,7 +17,6 @@ from model_release.gates.plan import needed_requests
 from model_release.spec import Canary, ErrorRateGate, LatencyGate
 from model_release.traffic.envoy_resources import latency_bounds_ms
 
-# Without a deadline: a machine under load is no failure.
 few = settings(max_examples=40)
 
 count = st.tuples(st.integers(0, 400), st.integers(0, 400)).map(lambda pair: (max(pair), min(pair)))

@@ -15,8 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from model_release.gates.sequential import EFFECTS
-
 PRIOR = (0.12, 0.12, 0.19, 0.21, 0.21, 0.15)
 """The share of the bets that each effect starts with."""
 
@@ -74,7 +72,3 @@ class Wealth:
         """Read what `to_dict` wrote."""
         total, peak, cash = (float(values[key]) for key in ("total", "peak", "cash"))
         return cls(total, peak, cash, tuple(map(float, values["bets"])))
-
-
-assert len(PRIOR) == len(EFFECTS)  # noqa: S101 - one share for each effect
-assert math.isclose(sum(PRIOR), 1)  # noqa: S101
