@@ -206,13 +206,36 @@ def test_a_standby_is_taken_off_when_it_is_hot_no_longer(served: Model, monkeypa
     assert abort.target(served.state) == FIRST, "it can be restored from the archive"
 
 
-def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_only_when_it_is_bad(model: Model) -> None:
-    canary = model.spec.canary.model_copy(update={"max_bake_s": 3.5, "hold_s": 600})
+def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_rejected_when_it_is_bad(model: Model) -> None:
+    held = held_and_dead(model, BROKEN, margin=0.003)  # what fails of BROKEN can't be proved to be less
+    assert look(held) == guard.Round(), "without traffic nobody can say that it is bad"
+    assert route(held).weights["green"] == 10
+    done = returned_under_traffic(held)
+    assert done.problems == []
+    assert held.state.rejection_of(BROKEN) is not None
+    assert "errors" in held.state.rejected[-1].reason
+
+
+def test_a_held_canary_whose_release_died_goes_back_unrejected_once_its_stage_is_judged_good(model: Model) -> None:
+    held = held_and_dead(model, SECOND, margin=0.1)
+    done = returned_under_traffic(held)
+    assert done.problems == []
+    assert held.state.rejection_of(SECOND) is None
+    assert "died while it was held at 10 %" in done.returned[0]["reason"]
+    assert held.state.release is not None
+    assert list(held.state.release.verdicts) == ["10"], "no later stage is looked at: it never had traffic"
+
+
+def held_and_dead(model: Model, version: int, margin: float) -> Model:
+    """Leave a canary at 10 % beside FIRST, held for want of traffic, its release silent for longer than its lease."""
+    errors, *others = model.spec.canary.gates
+    gates = [errors.model_copy(update={"margin": margin}), *others]
+    canary = model.spec.canary.model_copy(update={"max_bake_s": 3.5, "hold_s": 600, "gates": gates})
     held = Model(model.spec.model_copy(update={"canary": canary}), model.environment)
     with Clients(held):
         held.release(held.build(FIRST))
     dying = held.environment.model_copy(update={"lease_s": LEASE_S})
-    release = held.build(BROKEN)
+    release = held.build(version)
     plan.run(release, held.environment, held.spec)
     for step in (export, validate, publish, deploy):
         step.run(release, held.environment)
@@ -223,23 +246,27 @@ def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_only_when_i
         return bool(held.state.claim and held.state.claim.held_until)
 
     await_true(is_held, "no traffic: the stage is held")
+    await_true(lambda: is_silent(held), "the release is dead", LEASE_S + 20)
+    return held
 
-    def alone() -> bool:
-        claim = held.state.claim
-        return claim is not None and claim.expires_at < store(held).now()
 
-    await_true(alone, "the release is dead", LEASE_S + 20)
-    assert look(held) == guard.Round(), "without traffic nobody can say that it is bad"
-    assert route(held).weights["green"] == 10
-    with Clients(held, rate_per_s=150):
-        await_true(alone, "the guard's own look is over", 60)
+def is_silent(model: Model) -> bool:
+    claim = model.state.claim
+    return claim is not None and claim.expires_at < store(model).now()
+
+
+def returned_under_traffic(model: Model) -> guard.Round:
+    """Let clients come back and the guard look until it returns the canary; returns that last round."""
+    rounds: list[guard.Round] = []
+    with Clients(model, rate_per_s=150):
+        await_true(lambda: is_silent(model), "the guard's own look is over", 60)
 
         def returned() -> bool:
-            return any(each["version"] == BROKEN for each in look(held).returned)
+            rounds.append(look(model))
+            return bool(rounds[-1].returned)
 
         await_true(returned, "the guard returns it", 90)
-    state = held.state
-    assert route(held).weights == {"blue": 100, "green": 0}
-    assert state.rejection_of(BROKEN) is not None
-    assert (state.canary, state.claim) == (None, None)
-    assert "errors" in state.rejected[-1].reason
+    assert route(model).weights == {"blue": 100, "green": 0}
+    assert (model.state.canary, model.state.claim) == (None, None)
+    assert [problem for each in rounds for problem in each.problems] == []
+    return rounds[-1]

@@ -63,7 +63,8 @@ def state(
         (state(LONG_EXPIRED, 10, 10, held_for_s=60), False),
         (state(EXPIRED, 10, 10, held_for_s=-1), True),
         (state(EXPIRED, 10, 10, held_for_s=60, judged="rollback"), True),
-        (state(EXPIRED, 10, 10, held_for_s=60, judged="advance"), False),
+        (state(EXPIRED, 10, 10, held_for_s=60, judged="advance"), True),  # nobody looks at a judged stage again
+        (state(LIVE, 10, 10, held_for_s=60, judged="advance"), False),
         (state(EXPIRED, 10, 10, canary=False), False),
         (State(model="m"), False),
     ],

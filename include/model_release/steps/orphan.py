@@ -34,7 +34,7 @@ def is_orphan(state: State, now: datetime, lease_s: float) -> bool:
 
     One that has traffic, or may have, is it as soon as the lease is over; one without, GRACE_LEASES leases later.
     """
-    if state.canary is None or is_held(state, now):
+    if state.canary is None or held_stage(state, now) is not None:
         return False
     shares = [state.weights.intent, state.weights.confirmed]
     fleet = state.canary.fleet
@@ -43,10 +43,17 @@ def is_orphan(state: State, now: datetime, lease_s: float) -> bool:
     return is_free(state.claim, now, GRACE_LEASES * lease_s)
 
 
-def is_held(state: State, now: datetime) -> bool:
-    """Say whether the canary is held at its stage and no gate has judged it bad."""
-    until = state.claim.held_until if state.claim else None
-    return until is not None and until > now and verdict_against(state.release) is None
+def held_stage(state: State, now: datetime) -> int | None:
+    """
+    Return the stage at which the canary is held for a person, None when it is not.
+
+    A verdict ends the hold, a good one too: nobody looks at a judged stage again, and only its release may advance it.
+    """
+    claim = state.claim
+    if state.release is None or claim is None or claim.held_until is None or claim.held_until <= now:
+        return None
+    unjudged = [stage for stage in state.release.stages if str(stage) not in state.release.verdicts]
+    return next((stage for stage in unjudged if claim.phase == watch.phase_of(stage)), None)
 
 
 def is_free(claim: ClaimRecord | None, now: datetime, grace_s: float) -> bool:
@@ -67,8 +74,9 @@ def return_orphan(model: str, store: ObjectStore, environment: Environment) -> d
         if state.claim is not None and is_free(state.claim, now, GRACE_LEASES * environment.lease_s):
             _end_claim(state, now, environment)
         return None
-    if is_held(state, now) and is_free(state.claim, now, 0):
-        if state.release is None or _look_for(state.release, model, environment)["action"] != "rollback":
+    stage = held_stage(state, now)
+    if stage is not None and state.release is not None and is_free(state.claim, now, 0):
+        if _look_for(state.release, stage, model, environment)["action"] != "rollback":
             return None
         state = file.read()
     elif not is_orphan(state, now, environment.lease_s):
@@ -76,9 +84,8 @@ def return_orphan(model: str, store: ObjectStore, environment: Environment) -> d
     return _end(state, now, environment)
 
 
-def _look_for(running: Running, model: str, environment: Environment) -> dict[str, Any]:
+def _look_for(running: Running, stage: int, model: str, environment: Environment) -> dict[str, Any]:
     """Take a look as the held release itself would, at the stage that it is held at."""
-    stage = next(each for each in running.stages if str(each) not in running.verdicts)
     release = Release(
         model,
         running.version,
@@ -127,4 +134,7 @@ def _silence(state: State) -> str:
     if state.claim is None:
         return "its release ended without taking it back"
     claim = state.claim
+    for stage, verdict in state.release.verdicts.items() if state.release else ():
+        if claim.held_until and claim.phase == watch.phase_of(int(stage)) and verdict.get("action") == "advance":
+            return f"its release {claim.holder} died while it was held at {stage} %, and nobody else may advance it"
     return f"its release {claim.holder} was not heard of since {claim.expires_at:%H:%M:%S} UTC, in {claim.phase}"

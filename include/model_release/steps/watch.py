@@ -40,6 +40,11 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         time.sleep(max(0.0, result["look_interval_s"] - (time.monotonic() - started)))
 
 
+def phase_of(stage: int) -> str:
+    """Return the claim's phase while a stage is looked at."""
+    return f"watch {stage}"
+
+
 def look(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
     """
     Take one look at a stage and at the canary's replicas, judge it, and keep all in the ledger.
@@ -47,7 +52,7 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
     Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), and when to look again.
     Raises NoAdvanceVerdict when the stage was never shifted to.
     """
-    with begin(release, environment, f"watch {stage}") as step:
+    with begin(release, environment, phase_of(stage)) as step:
         looks, etag = step.looks.read(stage)
         if looks is None:
             raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
