@@ -73,7 +73,7 @@ clean: down ## remove the state of the sandbox
 show-exports: install ## real architectures exported and proved, and what is refused: docs/exports.md (minutes)
 	@$(BIN)/python -m sandbox.exports
 
-show-chaos: install ## a release killed at every instant, its S3 failing at every request (hours; EVERY=9 is a ninth)
+show-chaos: install ## a release killed at every instant, its S3 failing at every request (an hour or more; EVERY=9 is a ninth)
 	@$(BIN)/python -m tests.sandbox.chaos --every $(EVERY)
 
 show-publish: up ## sealing 1 GB against `aws s3 cp` of the same files, and the bytes of a deploy

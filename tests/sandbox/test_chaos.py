@@ -24,7 +24,7 @@ def chaos(trained: Sandbox) -> Iterator[Chaos]:
     remove(model)
 
 
-@pytest.mark.parametrize(("at", "cold"), [(9, False), (31, True)])
+@pytest.mark.parametrize(("at", "cold"), [(3, False), (14, True)])
 def test_a_killed_step_is_finished_by_its_retry(chaos: Chaos, at: int, cold: bool) -> None:
     tally = Tally("")
     chaos.killed_and_retried(at, tally, cold=cold)
@@ -34,12 +34,12 @@ def test_a_killed_step_is_finished_by_its_retry(chaos: Chaos, at: int, cold: boo
 
 def test_a_killed_build_is_finished_by_its_retries(chaos: Chaos) -> None:
     tally = Tally("")
-    chaos.build_killed_and_retried(26, tally)
+    chaos.build_killed_and_retried(3, tally)
     assert tally.violations == []
     assert tally.points > 1
 
 
-@pytest.mark.parametrize(("step", "at"), [("deploy", 12), ("promote", 10)])
+@pytest.mark.parametrize(("step", "at"), [("deploy", 5), ("promote", 4)])
 def test_a_killed_release_is_ended_by_the_guard(chaos: Chaos, step: str, at: int) -> None:
     tally = Tally("")
     assert chaos.killed_and_left(step, at, tally)
@@ -48,7 +48,7 @@ def test_a_killed_release_is_ended_by_the_guard(chaos: Chaos, step: str, at: int
 
 def test_a_killed_guard_is_followed_by_another(chaos: Chaos) -> None:
     tally = Tally("")
-    assert chaos.guard_killed(15, tally)
+    assert chaos.guard_killed(7, tally)
     assert tally.violations == []
 
 

@@ -37,10 +37,10 @@ def main() -> int:
     asked = parser.parse_args()
     instants = range(asked.first, asked.last + 1, asked.every)
     parts: list[tuple[str, Part]] = [
-        ("SIGKILL before each I/O of each step, then a retry", _retried),
+        ("SIGKILL before each change of each step, then a retry", _retried),
         ("the same, deployed from the archive", _retried_cold),
-        ("SIGKILL before each I/O of what makes a version, then a retry", _built),
-        ("SIGKILL before each I/O of each step, then the guard", _left),
+        ("SIGKILL before each change of what makes a version, then a retry", _built),
+        ("SIGKILL before each change of each step, then the guard", _left),
         ("SIGKILL of the guard that ends a dead release, then a guard", _guard),
         ("S3 cut before, cut after or slowed down at each request", _faulty),
     ]

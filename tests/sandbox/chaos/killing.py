@@ -1,8 +1,10 @@
 """
-A step in a process of its own that kills itself, with SIGKILL, just before a chosen one of its I/Os.
+A step in a process of its own that kills itself, with SIGKILL, just before a chosen one of its changes.
 
-Before the first, between two and after the last are all the instants that the world outside can tell apart. What
-connects without passing a port is found by Python's audit hook: it would be an instant that nobody tries.
+A change is an I/O that is not a read. A read leaves the world as it was: a step that is killed before or after one
+leaves what one leaves that is killed before its next change. Before the first change, between two and after the last
+are all the instants that the world outside can tell apart. What connects without passing a port is found by Python's
+audit hook: it would be an instant that nobody tries.
 """
 
 from __future__ import annotations
@@ -35,14 +37,22 @@ PORTS: list[tuple[Any, str]] = [
     (ReplicaClient, "_call"),
     (perf_analyzer, "_execute"),
 ]
+#: Of S3, of the router's admin and of the replicas; whatever is not named is taken for a change. HEAD of the bucket is
+#: how the clock is read, and an inference moves only counters.
+READS = {
+    "GetObject", "HeadObject", "HeadBucket", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "_get",
+    "is_server_live", "is_model_ready", "get_model_repository_index", "get_model_config", "get_inference_statistics",
+    "infer",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """How a try of a step went: killed, or with an error, or well; and the I/Os that it made, in order."""
+    """How a try of a step went: killed, or with an error, or well; and its I/Os and its changes, in order."""
 
     killed: bool
     ios: list[str] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
     error: str | None = None
     sentence: str = ""
     result: Any = None
@@ -51,7 +61,7 @@ class Attempt:
 
 def attempt(work: Callable[[], Any], *, kill_at: int | None = None, ahead_s: float = 0) -> Attempt:
     """
-    Run a step; with `kill_at` it dies before that I/O (counted from 0), or after its last if it makes just as many.
+    Run a step; with `kill_at` it dies before that change (counted from 0), or after its last if it makes just as many.
 
     `ahead_s` moves the store's clock: what a guard sees that comes so much later.
     """
@@ -81,7 +91,7 @@ def _run(work: Callable[[], Any], kill_at: int | None, ahead_s: float, pipe: Con
         watch.die_if_due()
     except Exception as raised:
         error, sentence = type(raised).__name__, str(raised)
-    pipe.send(Attempt(False, watch.ios, error, sentence, result, watch.bypasses))
+    pipe.send(Attempt(False, watch.ios, watch.changes, error, sentence, result, watch.bypasses))
 
 
 class _Watch:
@@ -89,6 +99,7 @@ class _Watch:
 
     def __init__(self, kill_at: int | None) -> None:
         self.ios: list[str] = []
+        self.changes: list[str] = []
         self.bypasses: list[str] = []
         self._kill_at = kill_at
         self._inside = threading.local()
@@ -99,16 +110,21 @@ class _Watch:
         sys.addaudithook(self._audit)
 
     def die_if_due(self) -> None:
-        if len(self.ios) == self._kill_at:
+        if len(self.changes) == self._kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+
+    def _note(self, io: str) -> None:
+        if io not in READS:
+            self.die_if_due()
+            self.changes.append(io)
+        self.ios.append(io)
 
     def _counted(self, port: Callable[..., Any], name: str) -> Callable[..., Any]:
         @wraps(port)
         def counted(*given: Any, **named: Any) -> Any:
             depth = getattr(self._inside, "depth", 0)
             if depth == 0:
-                self.die_if_due()
-                self.ios.append(f"{name} {given[1] if len(given) > 1 else ''}")
+                self._note(_asked_of(name, given))
             self._inside.depth = depth + 1
             try:
                 return port(*given, **named)
@@ -120,3 +136,12 @@ class _Watch:
     def _audit(self, event: str, arguments: tuple[Any, ...]) -> None:
         if event in ("socket.connect", "subprocess.Popen") and not getattr(self._inside, "depth", 0):
             self.bypasses.append(f"{event} {arguments[1:]}")
+
+
+def _asked_of(port: str, given: tuple[Any, ...]) -> str:
+    """Return what is asked of a port: S3's operation, the client's method that a replica's call is for."""
+    if port == "_make_api_call":
+        return str(given[1])
+    if port == "_call":
+        return str(given[1].__code__.co_names[0])
+    return port

@@ -92,10 +92,10 @@ class Chaos:
     # --- what goes wrong ------------------------------------------------------------------------
 
     def killed_and_retried(self, at: int, tally: Tally, *, cold: bool) -> None:
-        """Kill each step of one story before its `at`th I/O, and run it again; the story has to end well."""
+        """Kill each step of one story before its `at`th change, and run it again; the story has to end well."""
         if cold:
             self._cool(tally)
-        with self._sound(tally, f"killed at I/O {at}, retried") as release:
+        with self._sound(tally, f"killed before change {at}, retried") as release:
             for name, work in self.steps(release, self.environment):
                 if attempt(work, kill_at=at).killed:
                     tally.points += 1
@@ -104,11 +104,11 @@ class Chaos:
         tally.expect(self._stable() == release.version, f"killed at {at}: {release.version} is not stable")
 
     def build_killed_and_retried(self, at: int, tally: Tally) -> None:
-        """Kill each step that makes a version before its `at`th I/O, and run it again; the version has to be sealed."""
+        """Kill each step of a build before its `at`th change, and run it again; the version has to be sealed."""
         self._runs += 1
         version = max(self.model.state.newest_decision, *self.archive.versions()) + 1
         release = self.model.build(version, f"chaos-{self._runs}", checkpoint=CHECKPOINTS[FIRST])
-        with self._sound(tally, f"a build killed at I/O {at}, retried"):
+        with self._sound(tally, f"a build killed before change {at}, retried"):
             attempt(partial(plan.run, release, self.environment, self.model.spec))
             for step in (export, validate, publish, benchmark):
                 work = partial(step.run, release, self.environment)
@@ -125,9 +125,9 @@ class Chaos:
                 self.archive.compare(self.archive.key(version, part, name), entry)
 
     def killed_and_left(self, step: str, at: int, tally: Tally) -> bool:
-        """Kill one step before its `at`th I/O and leave the rest to the guard; False when it ended before."""
+        """Kill one step before its `at`th change and leave the rest to the guard; False when it ended before."""
         before = self._stable()
-        with self._sound(tally, f"{step} killed at I/O {at}, left to the guard") as release:
+        with self._sound(tally, f"{step} killed before change {at}, left to the guard") as release:
             for name, work in self.steps(release, self.environment):
                 if attempt(work, kill_at=at if name == step else None).killed:
                     tally.points += 1
@@ -141,8 +141,8 @@ class Chaos:
         return False
 
     def guard_killed(self, at: int, tally: Tally) -> bool:
-        """Kill the guard that ends a dead release before its `at`th I/O; the next one ends it."""
-        with self._sound(tally, f"guard killed at I/O {at}") as release:
+        """Kill the guard that ends a dead release before its `at`th change; the next one ends it."""
+        with self._sound(tally, f"guard killed before change {at}") as release:
             for name, work in self.steps(release, self.environment):
                 if name == "look":
                     break
