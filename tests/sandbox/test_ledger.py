@@ -12,7 +12,7 @@ from model_release.identity import Kind, Release
 from model_release.ledger.claim import Claim, take
 from model_release.ledger.events import Events
 from model_release.ledger.looks import Looks, StageLooks
-from model_release.ledger.state import State, StateFile
+from model_release.ledger.state import Running, State, StateFile
 from model_release.repository.store import ObjectStore
 
 LEASE_S = 60
@@ -136,6 +136,38 @@ def test_a_restore_preempts_a_live_claim(store: ObjectStore) -> None:
 def test_a_step_without_its_runs_plan_is_refused(store: ObjectStore) -> None:
     with pytest.raises(Superseded):
         take(StateFile(store, "digits"), store, release("run-1"), "deploy", LEASE_S)
+
+
+def given_back(store: ObjectStore, claim: Claim, who: Release) -> None:
+    """Note the release, as plan does, and give its claim back, as finish does."""
+    running = Running(
+        run_id=who.run_id, clear_number=who.clear_number, version=who.version, kind=who.kind, spec_digest="0",
+        checkpoint="", fleet="blue", first_release=True, stages=[100], started_at=store.now(),
+    )  # fmt: skip
+    claim.change(lambda state: state.model_copy(update={"release": running, "claim": None}))
+
+
+def test_the_last_step_may_have_the_claim_again_that_a_try_of_it_gave_back(store: ObjectStore) -> None:
+    run, file = release("run-1"), StateFile(store, "digits")
+    given_back(store, begun(store, run), run)
+
+    with pytest.raises(Superseded):
+        take(file, store, run, "deploy", LEASE_S)
+    with pytest.raises(Superseded):
+        take(file, store, release("run-1", clear_number=1), "finish", LEASE_S, ends=True)
+    assert take(file, store, run, "finish", LEASE_S, ends=True).epoch == 2
+
+
+def test_the_last_step_has_no_claim_again_once_another_release_began(store: ObjectStore) -> None:
+    run, other, file = release("run-1"), release("run-2"), StateFile(store, "digits")
+    given_back(store, begun(store, run), run)
+    after = begun(store, other)
+    with pytest.raises(Superseded):
+        take(file, store, run, "finish", LEASE_S, ends=True)
+
+    given_back(store, after, other)
+    with pytest.raises(Superseded):
+        take(file, store, run, "finish", LEASE_S, ends=True)
 
 
 def test_of_two_runs_that_begin_at_once_one_gets_the_claim(store: ObjectStore) -> None:

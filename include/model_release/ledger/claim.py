@@ -80,20 +80,29 @@ class Claim:
 
 
 def take(
-    file: StateFile, store: ObjectStore, release: Release, phase: str, lease_s: float, *, begins: bool = False
+    file: StateFile,
+    store: ObjectStore,
+    release: Release,
+    phase: str,
+    lease_s: float,
+    *,
+    begins: bool = False,
+    ends: bool = False,
 ) -> Claim:
     """
     Take the model's claim for one try of a step and raise the epoch.
 
     A release `begins` with its first step. A restore then preempts whoever holds the claim; a build waits for a live
-    one and takes an expired one over. Every other step demands that its own run holds the claim.
+    one and takes an expired one over. Every other step demands that its own run holds the claim. The step that `ends`
+    a release gives the claim back: a try of it that comes after one that died may have it again, unless another
+    release began since.
     Raises ClaimHeld, and Superseded for a run that lost the claim before: it never gets it back.
     """
     now = store.now()
 
     def claimed(state: State) -> State:
         held = state.claim
-        if release.holder in state.superseded or (not begins and (held is None or held.holder != release.holder)):
+        if release.holder in state.superseded or not (begins or _is_its_own(state, release, ends=ends)):
             holder = held.holder if held else "no one holds it now"
             raise Superseded(release.model, 0, state.epoch, holder)
         superseded = state.superseded
@@ -113,3 +122,9 @@ def take(
         return state.model_copy(update={"epoch": state.epoch + 1, "claim": claim, "superseded": superseded})
 
     return Claim(file, store, file.change(claimed), lease_s)
+
+
+def _is_its_own(state: State, release: Release, *, ends: bool) -> bool:
+    """Say whether a release holds the claim or, where a step `ends` it, gave it back with nobody after it."""
+    last = state.release if ends and state.claim is None else state.claim
+    return last is not None and last.holder == release.holder

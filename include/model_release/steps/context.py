@@ -154,7 +154,9 @@ def record(store: ObjectStore, release: Release, epoch: int, what: str, facts: d
 
 
 @contextmanager
-def begin(release: Release, environment: Environment, phase: str, *, begins: bool = False) -> Iterator[Step]:
+def begin(
+    release: Release, environment: Environment, phase: str, *, begins: bool = False, ends: bool = False
+) -> Iterator[Step]:
     """
     Take the claim for one try of a step and keep it while the step runs.
 
@@ -162,7 +164,7 @@ def begin(release: Release, environment: Environment, phase: str, *, begins: boo
     """
     store = ObjectStore(environment.s3)
     file = StateFile(store, release.model)
-    with take(file, store, release, phase, environment.lease_s, begins=begins) as claim:
+    with take(file, store, release, phase, environment.lease_s, begins=begins, ends=ends) as claim:
         step = Step(release, environment, store, claim)
         try:
             yield step

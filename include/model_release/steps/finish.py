@@ -18,7 +18,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
 
     Raises RolledBack with the reason, NotAsAsked with every difference, Superseded when another release took over.
     """
-    with begin(release, environment, "finish") as step:
+    with begin(release, environment, "finish", ends=True) as step:
         running = step.running
         try:
             if running.outcome == "rolled_back":
