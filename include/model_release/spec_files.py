@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from model_release.errors import BadModelConfig, UnknownModel, did_you_mean
-from model_release.spec import ErrorRateGate, LatencyGate, ModelSpec
+from model_release.spec import GateSection, ModelSpec
 from model_release.spec.model import MOST_NAME_CHARACTERS
 
 S = TypeVar("S", bound=BaseModel)
@@ -45,7 +45,7 @@ def _sections_in(annotation: Any) -> list[tuple[type[BaseModel], tuple[str, ...]
     """Return the sections that an annotation mentions, with the tag pydantic puts into the path of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         kind = annotation.model_fields.get("kind")
-        tagged = kind is not None and issubclass(annotation, ErrorRateGate | LatencyGate)
+        tagged = kind is not None and issubclass(annotation, GateSection)
         return [(annotation, get_args(kind.annotation) if kind and tagged else ())]
     return [hit for inner in getattr(annotation, "__args__", ()) for hit in _sections_in(inner)]
 

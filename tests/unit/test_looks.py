@@ -90,8 +90,8 @@ def line(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_line_may_say_more_than_is_asked_for() -> None:
-    arm = {**line()["canary"], "proportions": {"clicks": {"good": 1, "total": 2}}}
-    look = Look.from_dict(line(canary=arm, paired={}, stable_by_replica=[]))
+    arm = {**line()["canary"], "colour": "green"}
+    look = Look.from_dict(line(canary=arm, weather="fine"))
     assert look.canary == look.stable
 
 
@@ -105,6 +105,14 @@ def test_a_line_may_say_more_than_is_asked_for() -> None:
         {"canary": [1]},
         {"stable_by_replica": {"a": 1}},
         {"stable_by_replica": [{"requests": 1}]},
+        {"strata": [{"canary": [1]}]},
+        {"strata": [1]},
+        {"paired": [1]},
+        {"paired": {"right": {"plus": 1, "zero": 2}}},
+        {"paired": {"right": {"plus": 1, "zero": 2, "minus": -1}}},
+        {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "proportions": {"a": {"good": 2, "total": 1}}}},
+        {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "users": 1, "failed_users": 2}},
+        {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "users": 1}},
         {"canary": {"requests": 10, "errors": 11, "latency_buckets": {}}},
         {"canary": {"requests": 10, "errors": -1, "latency_buckets": {}}},
         {"stable": {"requests": 10, "errors": 0, "latency_buckets": {"2": 5, "4": 4, "+Inf": 10}}},

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model_release.cli import guard, judge, look, model, proof, provenance, prune, release
+from model_release.cli import guard, judge, look, model, plan, proof, provenance, prune, release
 from model_release.cli.output import Output, error_line
 from model_release.errors import ReleaseError, UnknownModel
 
@@ -43,6 +43,7 @@ model.register(app)
 proof.register(app)
 release.register(app)
 look.register(app)
+plan.register(app)
 judge.register(app)
 guard.register(app)
 provenance.register(app)

@@ -40,27 +40,39 @@ class Comparison:
     phi_used: float = 1.0
     proof: Proof = field(init=False)
     before: Count = (0, 0)
+    unit: str = "requests"
 
     def __post_init__(self) -> None:
         self.proof = Proof(self.margin, self.limit)
         self.key = self.key or self.words
 
-    def take(self, canary: Count, stable: Count, replicas: Sequence[Count] = ()) -> None:
-        """Add one look; its own bad events come into the dispersion last."""
-        ratios = self._ratios(canary, stable)
+    def take(
+        self, canary: Count, stable: Count, replicas: Sequence[Count] = (), strata: Sequence[tuple[Count, Count]] = ()
+    ) -> None:
+        """
+        Add one look; its own bad events come into the dispersion last.
+
+        `strata` are the arms part by part, where parts of a look are compared by themselves.
+        """
+        compared = strata or ((canary, stable),)
+        ratios = self._ratios(compared, canary[1], canary[1] + stable[1])
         self.wealth.take(ratios, self.most)
         if self.proves:
-            self.proof.take(canary, stable, self.dispersion.phi)
+            for own, other in compared:
+                self.proof.take(own, other, self.dispersion.phi)
         self.canary = (self.canary[0] + canary[0], self.canary[1] + canary[1])
         self.stable = (self.stable[0] + stable[0], self.stable[1] + stable[1])
         self.observe(canary if self.limit is not None else stable, replicas)
 
-    def _ratios(self, canary: Count, stable: Count) -> sequential.State:
-        if self.limit is not None:
-            self.phi_used = self.dispersion.for_look(canary[1])
-            return sequential.one_arm(sequential.START, canary, self.limit, self.phi_used)
-        self.phi_used = self.dispersion.for_look(canary[1] + stable[1])
-        return sequential.two_arms(sequential.START, canary, stable, self.odds_ratio, self.phi_used)
+    def _ratios(self, compared: Sequence[tuple[Count, Count]], bad: int, all_bad: int) -> sequential.State:
+        self.phi_used = self.dispersion.for_look(bad if self.limit is not None else all_bad)
+        state = sequential.START
+        for canary, stable in compared:
+            if self.limit is not None:
+                state = sequential.one_arm(state, canary, self.limit, self.phi_used)
+            else:
+                state = sequential.two_arms(state, canary, stable, self.odds_ratio, self.phi_used)
+        return state
 
     def observe(self, arm: Count, replicas: Sequence[Count] = ()) -> None:
         """Learn how bad events clump, from a look that judges nothing too."""
@@ -71,10 +83,23 @@ class Comparison:
         """The log of the e-value against the canary."""
         return self.wealth.total
 
+    def log_proof(self) -> float:
+        """Return the log of the e-value that the canary is worse by less than the margin."""
+        return self.proof.log_evidence
+
+    def excess(self, alpha: float) -> float | None:
+        """Return the least tested excess that is refuted at alpha, or None."""
+        return self.proof.excess(alpha)
+
+    @property
+    def phi(self) -> float:
+        """How bad events clump on stable, as far as is known."""
+        return self.dispersion.phi
+
     def sentence(self) -> str:
         """Say both numbers."""
         (n, bad), (stable_n, stable_bad) = self.canary, self.stable
-        seen = f"{bad} of {n} canary requests ({_percent(bad, n)}) {self.words}"
+        seen = f"{bad} of {n} canary {self.unit} ({_percent(bad, n)}) {self.words}"
         if self.limit is not None:
             return f"{seen}, objective {self.limit:.2%}"
         return f"{seen}, {stable_bad} of {stable_n} of stable ({_percent(stable_bad, stable_n)})"
@@ -92,8 +117,8 @@ class Comparison:
 
     def arms(self, alpha: float) -> dict[str, Any]:
         """Return both arms' counts, estimates and intervals, each of which holds at every look with 1 - alpha."""
-        phi = self.dispersion.phi
-        return {"canary": arm_report(self.canary, phi, alpha), "stable": arm_report(self.stable, phi, alpha)}
+        canary, stable = (arm_report(arm, self.phi, alpha) for arm in (self.canary, self.stable))
+        return {"canary": canary, "stable": stable, "difference": difference_of(canary, stable)}
 
     def carried(self) -> dict[str, Any]:
         """Return what later stages need, as JSON values."""
@@ -131,6 +156,14 @@ def arm_report(count: Count, phi: float = 1.0, alpha: float = 0.05) -> dict[str,
     low = sequential.lower_bound(n / phi, bad / phi, alpha / 2)
     high = sequential.upper_bound(n / phi, bad / phi, alpha / 2)
     return {"n": n, "bad": bad, "estimate": bad / n, "interval": [low, high]}
+
+
+def difference_of(canary: Mapping[str, Any], stable: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how much greater the canary's share is, with the interval that the arms' own intervals leave open."""
+    if canary["estimate"] is None or stable["estimate"] is None:
+        return {"estimate": None, "interval": None}
+    (low, high), (stable_low, stable_high) = canary["interval"], stable["interval"]
+    return {"estimate": canary["estimate"] - stable["estimate"], "interval": [low - stable_high, high - stable_low]}
 
 
 def _percent(bad: int, n: int) -> str:

@@ -1,16 +1,22 @@
-"""The gates of a stage: each turns looks into evidence against the canary, and into a proof that it is no worse."""
+"""
+A gate of a stage: it turns looks into evidence against the canary, and into a proof that it is no worse.
+
+Here are what gates have in common and the gate of latency; `kinds` has the others.
+"""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from model_release.gates import latency, sequential
 from model_release.gates.comparison import Comparison, arm_report
-from model_release.gates.looks import Arm, Look
-from model_release.spec import ErrorRateGate, LatencyGate
+from model_release.gates.looks import Look
+from model_release.gates.paired import Answers
+from model_release.spec import GateSection, LatencyGate
 
 P99_SHARE = 0.01
 """The share of requests that may be slower than an objective for the p99."""
@@ -24,11 +30,9 @@ _WORTH_SAYING = 1.5
 class Gate(ABC):
     """A gate of the spec over one stage; `carried` is what it came to in the stages before."""
 
-    def __init__(
-        self, spec: ErrorRateGate | LatencyGate, alpha_rollback: float, carried: Mapping[str, Any] | None
-    ) -> None:
-        self.spec = spec
-        self.comparisons: list[Comparison] = []
+    def __init__(self, spec: GateSection, alpha_rollback: float, carried: Mapping[str, Any] | None) -> None:
+        self.spec: Any = spec
+        self.comparisons: list[Comparison | Answers] = []
         self._alpha = alpha_rollback
         self._carried = carried
         self._peak = float(carried["log_peak"]) if carried else 0.0
@@ -41,7 +45,7 @@ class Gate(ABC):
     def observe(self, look: Look) -> None:
         """Learn what stable is like from a look at it alone, before the canary has any weight."""
 
-    def _compare(self, words: str, *, of: int = 1, **how: Any) -> None:
+    def _compare(self, words: str, *, of: int = 1, **how: Any) -> Comparison:
         """
         Begin one comparison `of` some, with the evidence of earlier stages.
 
@@ -49,6 +53,10 @@ class Gate(ABC):
         """
         most = -math.log(self._alpha) * _ONE_LOOK + math.log(of) / 2
         comparison = Comparison(words, self.spec.margin, most, **how)
+        self._begin(comparison)
+        return comparison
+
+    def _begin(self, comparison: Comparison | Answers) -> None:
         if self._carried:
             comparison.carry(self._carried)
         self.comparisons.append(comparison)
@@ -73,9 +81,16 @@ class Gate(ABC):
             "comparisons": [comparison.carried() for comparison in self.comparisons],
         }
 
+    @property
+    def stands_aside(self) -> str | None:
+        """Why the gate has nothing to judge in this stage and holds up no advance; None for one that judges."""
+        return None
+
     def proved(self, alpha: float) -> bool:
         """Whether the canary is worse by less than the margin; proved where bad requests are the rarest, the last."""
-        return bool(self.comparisons) and self.comparisons[-1].proof.log_evidence >= -math.log(alpha)
+        if self.stands_aside:
+            return True
+        return bool(self.comparisons) and self.comparisons[-1].log_proof() >= -math.log(alpha)
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
         """Return the gate's part of a verdict, as JSON values."""
@@ -89,11 +104,19 @@ class Gate(ABC):
             "margin": self.spec.margin,
         }
         if not self.comparisons:
-            waiting = f"{self.spec.name}: not judged yet, stable's own latency is still being read"
+            why = self.stands_aside or "not judged yet, stable's own latency is still being read"
             nothing = {"canary": arm_report((0, 0)), "stable": arm_report((0, 0)), "worst_excess": None}
             unknown = {"phi": None, "advance_e_value": None}
-            return {**named, **nothing, **numbers, **unknown, "verdict": "inconclusive", "sentence": waiting}
-        shown, excess = self.comparisons[-1], self.comparisons[-1].proof.excess(alpha_advance)
+            verdict = "advance" if self.stands_aside else "inconclusive"
+            return {
+                **named,
+                **nothing,
+                **numbers,
+                **unknown,
+                "verdict": verdict,
+                "sentence": f"{self.spec.name}: {why}",
+            }
+        proving = shown = self.comparisons[-1]
         verdict, proof = "inconclusive", shown.proved(alpha_advance)
         if evidence >= 1 / alpha_rollback:
             verdict, shown = "rollback", max(self.comparisons, key=lambda each: each.log_evidence)
@@ -104,35 +127,13 @@ class Gate(ABC):
             **named,
             **shown.arms(alpha_advance),
             "objective": shown.limit,
-            "worst_excess": excess,
+            "worst_excess": proving.excess(alpha_advance),
             **numbers,
-            "advance_e_value": math.exp(min(self.comparisons[-1].proof.log_evidence, 700.0)),
+            "advance_e_value": math.exp(min(proving.log_proof(), 700.0)),
             "phi": shown.phi_used,
             "verdict": verdict,
-            "sentence": f"{self.spec.name}: {shown.sentence()}; {proof}{_clumps(shown.dispersion.phi)}",
+            "sentence": f"{self.spec.name}: {shown.sentence()}; {proof}{_clumps(shown.phi)}",
         }
-
-
-class ErrorGate(Gate):
-    """The share of failed requests; they count from the first request on."""
-
-    def __init__(
-        self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
-    ) -> None:
-        super().__init__(spec, alpha_rollback, carried)
-        self._compare("failed", odds_ratio=spec.odds_ratio, limit=spec.objective if one_armed else None)
-
-    def take(self, look: Look, *, warm: bool) -> None:  # noqa: ARG002 - an error of a cold replica is an error
-        """Add one look."""
-        canary, stable = look.canary, look.stable
-        replicas = [(replica.requests, replica.errors) for replica in look.stable_by_replica]
-        self.comparisons[0].take((canary.requests, canary.errors), (stable.requests, stable.errors), replicas)
-        self._note_peak()
-
-    def observe(self, look: Look) -> None:
-        """Learn how stable's errors clump."""
-        replicas = [(replica.requests, replica.errors) for replica in look.stable_by_replica]
-        self.comparisons[0].observe((look.stable.requests, look.stable.errors), replicas)
 
 
 class SlowGate(Gate):
@@ -157,6 +158,7 @@ class SlowGate(Gate):
         self._slow = spec
         self._one_armed = one_armed
         self._allowed: list[latency.Allowed] = []
+        self._slower: list[Comparison] = []
         self._unjudged: list[Look] = []
 
     def take(self, look: Look, *, warm: bool) -> None:
@@ -166,10 +168,12 @@ class SlowGate(Gate):
         if not warm or not self.comparisons:
             self.observe(look)
             return
-        for comparison, allowed in zip(self.comparisons, self._allowed, strict=True):
+        for comparison, allowed in zip(self._slower, self._allowed, strict=True):
             replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
-            stable = latency.slower(look.stable, allowed.stable_ms)
-            comparison.take(latency.slower(look.canary, allowed.canary_ms), stable, replicas)
+            canary = partial(latency.slower, bound_ms=allowed.canary_ms)
+            stable = partial(latency.slower, bound_ms=allowed.stable_ms)
+            strata = [(canary(stratum.canary), stable(stratum.stable)) for stratum in look.strata]
+            comparison.take(canary(look.canary), stable(look.stable), replicas, strata)
         self._note_peak()
 
     def observe(self, look: Look) -> None:
@@ -184,7 +188,9 @@ class SlowGate(Gate):
             objective = self._slow.objective.p99_ms
             bound = next((known for known in known_ms if known >= objective), known_ms[-1])
             self.bounds_ms, self._allowed = [bound], [latency.Allowed(bound, bound, 1.0)]
-            self._compare(f"took longer than {bound:g} ms", limit=P99_SHARE, key=f"objective {bound:g}")
+            self._slower.append(
+                self._compare(f"took longer than {bound:g} ms", limit=P99_SHARE, key=f"objective {bound:g}")
+            )
             return
         before: Mapping[str, int] = {}
         for look in self._unjudged:
@@ -197,10 +203,11 @@ class SlowGate(Gate):
             if allowed.canary_ms != allowed.stable_ms:
                 words += f" (stable's bound {allowed.stable_ms:g} ms)"
             last = len(self.bounds_ms)
-            self._compare(words, of=last, odds_ratio=allowed.odds_ratio, proves=place == last)
+            comparison = self._compare(words, of=last, odds_ratio=allowed.odds_ratio, proves=place == last)
+            self._slower.append(comparison)
             for look in self._unjudged:
                 replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
-                self.comparisons[-1].observe(latency.slower(look.stable, allowed.stable_ms), replicas)
+                comparison.observe(latency.slower(look.stable, allowed.stable_ms), replicas)
         if self.comparisons:
             self._unjudged.clear()
 
@@ -216,14 +223,3 @@ class SlowGate(Gate):
 
 def _clumps(phi: float) -> str:
     return f"; bad requests come in clumps of {phi:.1f}" if phi >= _WORTH_SAYING else ""
-
-
-def is_empty(look: Look, *, one_armed: bool) -> str | None:
-    """Return why a look says nothing, or None."""
-    if look.note:
-        return look.note
-    arms: list[tuple[str, Arm]] = [("canary", look.canary)]
-    if not one_armed:
-        arms.append(("stable", look.stable))
-    silent = [name for name, arm in arms if not arm.requests]
-    return f"no request reached {' and '.join(silent)} since the look before" if silent else None

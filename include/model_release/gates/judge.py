@@ -3,25 +3,30 @@ The judge of one stage: looks in, verdicts out.
 
 Rollback, at any look, when the weighted mean of the gates' e-values passes 1/alpha_rollback. The e-values go on through
 the stages of a release: a version that is as good as stable is rolled back in any of them with a chance of at most
-alpha_rollback. Advance only when the bake and the requests
-suffice and every gate proves, at alpha_advance, that the canary is worse by less than its margin. Else inconclusive,
-which says what is missing. A gate in dry run reports and decides nothing.
+alpha_rollback. Advance only when the bake and the requests suffice and every gate
+proves, at alpha_advance, that the canary is worse by less than its margin. Else inconclusive, which says what is
+missing. A gate in dry run reports and decides nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from model_release.gates import sequential
-from model_release.gates.gate import ErrorGate, Gate, SlowGate, is_empty
-from model_release.gates.looks import Look
-from model_release.spec import Canary, ErrorRateGate
+from model_release.gates.gate import Gate, SlowGate
+from model_release.gates.kinds import AnswersGate, ErrorGate, OwnCounters
+from model_release.gates.looks import Arm, Look
+from model_release.spec import Canary, ErrorRateGate, LatencyGate, ProportionGate
 
+WHOLE = 100
 ADVANCE, ROLLBACK, INCONCLUSIVE = "advance", "rollback", "inconclusive"
 GATHERING, NO_DATA, DEADLINE = "gathering", "no_data", "deadline"
+
+CONTROL_SHARE = 0.005
+"""At 100 %, stable's requests for each of the canary's from which on they are a mirrored control, and no stragglers."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,8 @@ class Judge:
     Judges one stage, look by look; replaying the same looks gives the same verdicts.
 
     `t` of a look counts from `started_t`, the start of the stage. Without a stable (first_release), or with the whole
-    traffic on the canary (stage 100), the gates' objectives stand in for stable. `carried` is what the judge of the
+    traffic on the canary (stage 100) and nothing mirrored to the old fleet, the gates' objectives stand in for stable;
+    whether there is such a control, the stage's first look with traffic says. `carried` is what the judge of the
     stage before came to; without it evidence begins anew.
     """
 
@@ -74,20 +80,35 @@ class Judge:
     ) -> None:
         self._canary = canary
         self._stage = stage
-        self._one_armed = first_release or stage == 100
+        self._first_release = first_release
         self._started_t = started_t
         self._until_s = 0.0
         self._requests = 0
-        self._bounds_ms = list(bounds_ms or (carried or {}).get("bounds_ms") or [])
-        evidence = (carried or {}).get("gates", {})
-        self._gates = [self._gate(spec, evidence.get(spec.name)) for spec in canary.gates]
+        self._carried = carried or {}
+        self._given_ms = list(bounds_ms or self._carried.get("bounds_ms") or [])
+        self._learned: list[Look] = []
+        self._begun = False
+        self._hold_against(one_armed=first_release or stage == WHOLE)
+
+    def _hold_against(self, *, one_armed: bool) -> None:
+        """Make the gates anew, held against stable or, one-armed, against their objectives."""
+        evidence = self._carried.get("gates", {})
+        self._one_armed = one_armed
+        self._gates = [self._gate(spec, evidence.get(spec.name)) for spec in self._canary.gates]
         self._deciding = [gate for gate in self._gates if not gate.spec.dry_run]
+        for look in self._learned:
+            for gate in self._gates:
+                gate.observe(look)
 
     def _gate(self, spec: Any, carried: Mapping[str, Any] | None) -> Gate:
-        alpha = self._canary.alpha_rollback
+        alpha, one_armed = self._canary.alpha_rollback, self._one_armed
         if isinstance(spec, ErrorRateGate):
-            return ErrorGate(spec, alpha, one_armed=self._one_armed, carried=carried)
-        return SlowGate(spec, alpha, one_armed=self._one_armed, bounds_ms=self._bounds_ms, carried=carried)
+            return ErrorGate(spec, alpha, one_armed=one_armed, carried=carried)
+        if isinstance(spec, ProportionGate):
+            return OwnCounters(spec, alpha, one_armed=one_armed, carried=carried)
+        if isinstance(spec, LatencyGate):
+            return SlowGate(spec, alpha, one_armed=one_armed, bounds_ms=self._given_ms, carried=carried)
+        return AnswersGate(spec, alpha, first_release=self._first_release, carried=carried)
 
     @property
     def bounds_ms(self) -> list[float] | None:
@@ -98,11 +119,12 @@ class Judge:
     def carried(self) -> dict[str, Any]:
         """Return what the judge of the next stage goes on from, as JSON values."""
         gates = {gate.spec.name: gate.carried() for gate in self._gates}
-        return {"gates": gates, "bounds_ms": self.bounds_ms or self._bounds_ms or None}
+        return {"gates": gates, "bounds_ms": self.bounds_ms or self._given_ms or None}
 
     def learn(self, looks: Iterable[Look]) -> None:
         """Learn from looks at stable alone, taken before the canary had any weight: its latency, and its clumps."""
         for look in looks:
+            self._learned.append(look)
             for gate in self._gates:
                 gate.observe(look)
 
@@ -113,14 +135,24 @@ class Judge:
             warm, self._until_s = self._until_s >= self._canary.warmup_s, look.t - self._started_t
             if look.note:
                 continue
+            look = self._beside_control(look)
+            if not self._begun and look.canary.requests:
+                self._begun = True
+                if self._one_armed and not self._first_release and _has_control(look):
+                    self._hold_against(one_armed=False)
             self._requests += look.canary.requests
             for gate in self._gates:
                 gate.take(look, warm=warm)
 
+    def _beside_control(self, look: Look) -> Look:
+        """At 100 %, put the mirrored control where stable was."""
+        return replace(look, stable=look.control) if self._stage == WHOLE and look.control.requests else look
+
     def take(self, look: Look) -> Verdict:
         """Add one look and judge all of the stage so far."""
         self.replay([look])
-        age_s, empty = look.t - self._started_t, is_empty(look, one_armed=self._one_armed)
+        look = self._beside_control(look)
+        age_s, empty = look.t - self._started_t, _empty(look, one_armed=self._one_armed)
         reports = [gate.report(self._canary.alpha_rollback, self._canary.alpha_advance) for gate in self._gates]
         verdict, reason = self._decide(age_s, empty, reports)
         return Verdict(look.t, self._stage, verdict, reason, reports)
@@ -166,3 +198,18 @@ class Judge:
             return f"{GATHERING}: {age_s:.0f} of {self._canary.min_bake_s:g} s"
         unproved = [report["sentence"] for report in reports if not report["dry_run"] and report["verdict"] != ADVANCE]
         return f"{GATHERING}: {'; '.join(unproved)}" if unproved else None
+
+
+def _has_control(look: Look) -> bool:
+    return look.stable.requests >= CONTROL_SHARE * look.canary.requests
+
+
+def _empty(look: Look, *, one_armed: bool) -> str | None:
+    """Return why a look says nothing, or None."""
+    if look.note:
+        return look.note
+    arms: list[tuple[str, Arm]] = [("canary", look.canary)]
+    if not one_armed:
+        arms.append(("stable", look.stable))
+    silent = [name for name, arm in arms if not arm.requests]
+    return f"no request reached {' and '.join(silent)} since the look before" if silent else None

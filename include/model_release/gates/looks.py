@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,15 +11,58 @@ from model_release.errors import LookUnusable
 from model_release.traffic.router import ArmCounters
 
 INFINITE = "+Inf"
+_NOTHING = {"requests": 0, "errors": 0, "latency_buckets": {}}
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """Events of a gate's own counters: the good ones, and all."""
+
+    good: int = 0
+    total: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Proportion:
+        """Read one gate's counts. Raises LookUnusable."""
+        good, total = _whole(values, "good", "total")
+        if good > total:
+            raise LookUnusable(f"{good} good ones of {total}")
+        return cls(good, total)
+
+
+@dataclass(frozen=True)
+class Paired:
+    """
+    Samples that both arms answered: how many the canary alone got right, both or neither, stable alone.
+
+    For a gate of disagreement `zero` are the samples with the same answer; plus and minus differ.
+    """
+
+    plus: int = 0
+    zero: int = 0
+    minus: int = 0
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Paired:
+        """Read one gate's counts. Raises LookUnusable."""
+        return cls(*_whole(values, "plus", "zero", "minus"))
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One arm's requests: how many, how many failed, and how many were below each latency bound (ms, cumulative)."""
+    """
+    One arm's requests: how many, how many failed, and how many were below each latency bound (ms, cumulative).
+
+    `proportions` are the users' own counters by gate. Where users keep to their arm, `users` are those who asked and
+    had not failed before in the release, `failed_users` those of them who failed now; None where nobody counts users.
+    """
 
     requests: int = 0
     errors: int = 0
     latency_buckets: Mapping[str, int] = field(default_factory=dict)
+    proportions: Mapping[str, Proportion] = field(default_factory=dict)
+    users: int | None = None
+    failed_users: int | None = None
 
     @property
     def timed(self) -> int:
@@ -31,24 +74,39 @@ class Arm:
         """Read an arm of a look. Raises LookUnusable."""
         try:
             buckets = {str(bound): int(count) for bound, count in values["latency_buckets"].items()}
-            arm = cls(int(values["requests"]), int(values["errors"]), buckets)
+            proportions = {
+                str(name): Proportion.from_dict(own) for name, own in (values.get("proportions") or {}).items()
+            }
+            users = (None if values.get(key) is None else int(values[key]) for key in ("users", "failed_users"))
+            arm = cls(int(values["requests"]), int(values["errors"]), buckets, proportions, *users)
             ordered = [arm.latency_buckets[bound] for bound in sorted(buckets, key=float)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LookUnusable(f"{type(error).__name__}: {error} in {values!r}") from None
         if not 0 <= arm.errors <= arm.requests:
             raise LookUnusable(f"{arm.errors} errors of {arm.requests} requests")
+        if (arm.users is None) != (arm.failed_users is None) or not 0 <= (arm.failed_users or 0) <= (arm.users or 0):
+            raise LookUnusable(f"{arm.failed_users} failed users of {arm.users}")
         if ordered != sorted(ordered) or (ordered and (ordered[0] < 0 or INFINITE not in buckets)):
             raise LookUnusable(f"latency_buckets {buckets} are not cumulative up to {INFINITE!r}")
         return arm
 
 
 @dataclass(frozen=True)
+class Stratum:
+    """What one router counted of both arms: compared by itself, since routers may differ in their clients."""
+
+    canary: Arm
+    stable: Arm
+
+
+@dataclass(frozen=True)
 class Look:
     """
-    One reading of a stage, `t` seconds after its start: counts since the look before.
+    One reading of a stage, `t` seconds after the release began: counts since the look before.
 
     `note` says why a look is empty when it is not for want of traffic. Stable's counts by replica, where they are
-    known, tell how its bad requests clump.
+    known, tell how its bad requests clump. `control` is the old fleet while it answers mirrored requests alone, at
+    100 %. `strata` are the arms router by router, where there are several.
     """
 
     t: float
@@ -57,6 +115,14 @@ class Look:
     stable: Arm = Arm()
     note: str = ""
     stable_by_replica: tuple[Arm, ...] = ()
+    control: Arm = Arm()
+    paired: Mapping[str, Paired] = field(default_factory=dict)
+    strata: tuple[Stratum, ...] = ()
+
+    @property
+    def compared(self) -> tuple[Stratum, ...]:
+        """What is compared with what: the strata, else both arms whole."""
+        return self.strata or (Stratum(self.canary, self.stable),)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the look as one JSON line holds it."""
@@ -64,20 +130,46 @@ class Look:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Look:
-        """Read what `to_dict` wrote; keys of other kinds of gates are left alone. Raises LookUnusable."""
+        """Read what `to_dict` wrote, or a line with no more than t, stage and the arms. Raises LookUnusable."""
         try:
             t, stage = float(values["t"]), int(values["stage"])
         except (KeyError, TypeError, ValueError) as error:
             raise LookUnusable(f"{type(error).__name__}: {error}") from None
         if not math.isfinite(t):
             raise LookUnusable(f"t is {t}")
-        empty = {"requests": 0, "errors": 0, "latency_buckets": {}}
-        canary, stable = (Arm.from_dict(values.get(arm) or empty) for arm in ("canary", "stable"))
-        replicas = values.get("stable_by_replica") or ()
-        if not isinstance(replicas, list | tuple):
-            raise LookUnusable(f"stable_by_replica is a {type(replicas).__name__}")
-        by_replica = tuple(Arm.from_dict(replica) for replica in replicas)
-        return cls(t, stage, canary, stable, str(values.get("note", "")), by_replica)
+        canary, stable = _arms(values)
+        control = Arm.from_dict(values.get("control") or _NOTHING)
+        by_replica = tuple(Arm.from_dict(replica) for replica in _listed(values, "stable_by_replica"))
+        strata = tuple(Stratum(*_arms(stratum)) for stratum in _listed(values, "strata"))
+        paired = values.get("paired") or {}
+        if not isinstance(paired, Mapping):
+            raise LookUnusable(f"paired is a {type(paired).__name__}")
+        pairs = {str(name): Paired.from_dict(own) for name, own in paired.items()}
+        return cls(t, stage, canary, stable, str(values.get("note", "")), by_replica, control, pairs, strata)
+
+
+def _arms(values: Any) -> tuple[Arm, Arm]:
+    if not isinstance(values, Mapping):
+        raise LookUnusable(f"two arms are a {type(values).__name__}")
+    return Arm.from_dict(values.get("canary") or _NOTHING), Arm.from_dict(values.get("stable") or _NOTHING)
+
+
+def _listed(values: Mapping[str, Any], key: str) -> Sequence[Any]:
+    found = values.get(key) or ()
+    if not isinstance(found, list | tuple):
+        raise LookUnusable(f"{key} is a {type(found).__name__}")
+    return found
+
+
+def _whole(values: Any, *keys: str) -> tuple[int, ...]:
+    """Return counts by name, each a whole number that is not negative. Raises LookUnusable."""
+    try:
+        counts = tuple(int(values[key]) for key in keys)
+    except (KeyError, TypeError, ValueError) as error:
+        raise LookUnusable(f"{type(error).__name__}: {error} in {values!r}") from None
+    if min(counts) < 0:
+        raise LookUnusable(f"a count below zero in {values!r}")
+    return counts
 
 
 def difference(

@@ -30,7 +30,7 @@ State = tuple[float, ...]
 
 
 def two_arms(
-    state: State, canary: tuple[int, int], stable: tuple[int, int], odds_ratio: float, phi: float = 1.0
+    state: State, canary: tuple[float, float], stable: tuple[float, float], odds_ratio: float, phi: float = 1.0
 ) -> State:
     """
     Add one look, each arm as (requests, bad ones), against "the canary's odds are at most odds_ratio of stable's".
@@ -49,7 +49,7 @@ def two_arms(
     )
 
 
-def one_arm(state: State, arm: tuple[int, int], limit: float, phi: float = 1.0) -> State:
+def one_arm(state: State, arm: tuple[float, float], limit: float, phi: float = 1.0) -> State:
     """
     Add one look, as (requests, bad ones), against "the share of bad requests is at most limit".
 

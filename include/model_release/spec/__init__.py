@@ -4,7 +4,17 @@ The model config: one YAML file a model, checked whole before anything is touche
 Every field that is accepted is honoured; an unknown key is an error that names its neighbour.
 """
 
-from model_release.spec.canary import Canary, ErrorRateGate, Gate, LatencyGate, Standby
+from model_release.spec.canary import Canary, Standby
+from model_release.spec.gates import (
+    AccuracyGate,
+    DisagreementGate,
+    ErrorRateGate,
+    Gate,
+    GateSection,
+    LatencyGate,
+    PromqlSource,
+    ProportionGate,
+)
 from model_release.spec.model import ModelSpec, digest_of, served_name
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance
 from model_release.spec.section import Section
@@ -14,19 +24,24 @@ from model_release.spec.tensors import Axis, Dtype, Input, Tensor
 
 __all__ = [
     "Accuracy",
+    "AccuracyGate",
     "Axis",
     "Benchmark",
     "BenchmarkSearch",
     "Canary",
+    "DisagreementGate",
     "Dtype",
     "Embedding",
     "ErrorRateGate",
     "Export",
     "Gate",
+    "GateSection",
     "Input",
     "LatencyGate",
     "ModelSpec",
     "Parity",
+    "PromqlSource",
+    "ProportionGate",
     "Section",
     "Serving",
     "Source",

@@ -6,38 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from model_release.spec.gates import ErrorRateGate, Gate, LatencyGate
 from model_release.spec.section import Section
-from model_release.spec.serving import LatencyObjective
 
 Percent = Annotated[int, Field(ge=1, le=100)]
-
-
-class ErrorRateGate(Section):
-    """Judge the share of failed requests."""
-
-    name: str
-    kind: Literal["error_rate"]
-    odds_ratio: Annotated[float, Field(ge=1)] = 1.5
-    margin: Annotated[float, Field(gt=0, lt=1)] = 0.005
-    weight: Annotated[float, Field(gt=0)] = 0.5
-    objective: Annotated[float, Field(gt=0, lt=1)] = 0.01
-    dry_run: bool = False
-
-
-class LatencyGate(Section):
-    """Judge the share of requests slower than bounds set by stable's own latency."""
-
-    name: str
-    kind: Literal["latency"]
-    slower_than: Annotated[float, Field(ge=1)] = 1.10
-    margin: Annotated[float, Field(gt=0, lt=1)] = 0.02
-    bounds_ms: list[Annotated[float, Field(gt=0)]] | None = None
-    weight: Annotated[float, Field(gt=0)] = 0.5
-    objective: LatencyObjective = LatencyObjective(p99_ms=50)
-    dry_run: bool = False
-
-
-Gate = Annotated[ErrorRateGate | LatencyGate, Field(discriminator="kind")]
 
 
 class Canary(Section):

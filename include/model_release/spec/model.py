@@ -87,6 +87,13 @@ class ModelSpec(Section):
             if foreign:
                 message = f"{where} names {foreign}, the outputs are {outputs}"
                 raise ValueError(message)
+        if self.accuracy is None and (blind := [gate.name for gate in self.canary.gates if gate.kind == "accuracy"]):
+            message = f"canary.gates {blind} judge accuracy, which needs accuracy.golden_set"
+            raise ValueError(message)
+        sourceless = [g.name for g in self.canary.gates if g.kind == "proportion" and g.source is None]
+        if sourceless:
+            message = f"canary.gates {sourceless} need a source with promql_good and promql_total"
+            raise ValueError(message)
         most = self.serving.max_batch_size
         too_big = [size for size in self.parity.batch_sizes if most and size > most]
         if too_big:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
 from model_release.environment import FLEETS, Environment
 from model_release.errors import StaleBuild
-from model_release.gates.plan import needed_requests
+from model_release.gates.plan import StagePlan
 from model_release.identity import Kind, Release, date_of
 from model_release.ledger.state import Running, State, StateFile
 from model_release.repository.probe import require_verbs
@@ -15,6 +16,7 @@ from model_release.repository.signing import require_usable
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Seen, Step, begin, freeze_spec
+from model_release.steps.forecast import forecast, present
 from model_release.steps.neighbours import refuse_clash
 from model_release.steps.refusals import refuse
 from model_release.steps.roll_back import undo
@@ -29,7 +31,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
 
     What may not be released is refused before anything is touched; a restore also before it preempts anybody.
 
-    Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint and `lines` for people.
+    Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint, `forecast` (what each stage
+    needs) and `lines` for people.
     Raises BadModelConfig, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable,
     ContractBroken, VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing,
     SignatureInvalid.
@@ -63,7 +66,9 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
                     client.index(release.model)  # raises unless it answers
         running = step.running
         skip_benchmark = step.archive.sealed(release.version, "tuned") is not None
-        lines = _lines(release, spec, state, running)
+        known = present(step, state.stable.fleet if state.stable else None)
+        plans = forecast(spec.canary, running.stages, known, first_release=running.first_release)
+        lines = _lines(release, spec, state, running, plans)
         step.event("planned", fleet=running.fleet, stages=running.stages, checkpoint=running.checkpoint, lines=lines)
         return {
             "model": release.model,
@@ -75,6 +80,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
             "skip_benchmark": skip_benchmark,
             "checkpoint": running.checkpoint,
             "stable_version": state.stable.version if state.stable else None,
+            "forecast": [each.to_dict() for each in plans],
             "lines": lines,
         }
 
@@ -125,20 +131,16 @@ def _fleet_for(release: Release, state: State) -> str:
     return next(fleet for fleet in FLEETS if fleet != stable)
 
 
-def _lines(release: Release, spec: ModelSpec, state: State, running: Running) -> list[str]:
+def _lines(release: Release, spec: ModelSpec, state: State, running: Running, plans: Sequence[StagePlan]) -> list[str]:
     """Say what will happen, in a few sentences."""
     stable = f"version {state.stable.version} on {state.stable.fleet}" if state.stable else "nothing"
     made = f"from {running.checkpoint}" if release.kind is Kind.BUILD else f"from the archive ({release.reason})"
-    first = running.first_release
-    stages = ", ".join(
-        f"{stage} % ({needed_requests(spec.canary, stage, first_release=first)} requests)" for stage in running.stages
-    )
     bakes = len(running.stages) * spec.canary.min_bake_s
     gates = ", ".join(f"{gate.name} ({gate.kind})" for gate in spec.canary.gates)
     return [
         f"{release.kind} {release.model} version {release.version} {made}",
         f"stable now: {stable}; the canary goes to fleet {running.fleet}",
-        f"stages, and what a healthy canary needs in each: {stages}",
+        *(f"stage {each.sentence()}" for each in plans),
         f"each bakes {spec.canary.min_bake_s:g} to {spec.canary.max_bake_s:g} s; "
         f"at least {bakes / 60:.1f} minutes in all",
         f"gates: {gates}",
