@@ -122,6 +122,16 @@ class KubernetesRecycler(Section):
 Recycler = Annotated[NoRecycler | SupervisorRecycler | KubernetesRecycler, Field(discriminator="kind")]
 
 
+class PrometheusMetrics(Section):
+    """Prometheus, or what speaks its query API: where the gates of kind `proportion` read the users' own counters."""
+
+    kind: Literal["prometheus"] = "prometheus"
+    url: Annotated[str, Field(pattern=r"^https?://")]
+    bearer_token: SecretStr | None = None
+    stale_after_s: Annotated[float, Field(gt=0)] = 60
+    """An older newest sample is an outage; longer than Prometheus' scrape interval."""
+
+
 class PerfAnalyzer(Section):
     """The load generator of the benchmark."""
 
@@ -165,6 +175,7 @@ class Environment(Section):
     s3: S3
     pairs: Annotated[dict[str, FleetPair], Field(min_length=1)]
     router: EnvoyRouter
+    metrics: PrometheusMetrics | None = None
     perf_analyzer: PerfAnalyzer = PerfAnalyzer()
     triton_key: Annotated[SecretStr, AfterValidator(_header_and_value)] | None = None
     """`name=value` of Triton's restricted control API, if it is restricted: the header that opens it, and its value."""

@@ -25,10 +25,13 @@ def main() -> int:
     """Measure, write the page, and say what does not hold."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.show_gates", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few runs, two cells: does it work at all?")
+    parser.add_argument(
+        "--runs", type=int, default=RUNS, help="runs of a harmful scenario; twice as many of a harmless one"
+    )
     parser.add_argument("--out", type=Path, default=None, help="the page (docs/gates.md, but none with --quick)")
     asked = parser.parse_args()
     started = time.monotonic()
-    jobs = list(_jobs(quick=asked.quick))
+    jobs = list(_jobs(asked.runs, quick=asked.quick))
     rows: list[measure.Row] = []
     with ProcessPoolExecutor(_PROCESSES) as pool:
         for done, found in enumerate(pool.map(_work, jobs), 1):
@@ -46,9 +49,9 @@ def main() -> int:
     return 1 if missed else 0
 
 
-def _jobs(*, quick: bool) -> Iterator[Job]:
+def _jobs(asked_runs: int, *, quick: bool) -> Iterator[Job]:
     cells = [CELLS[2]] if quick else CELLS
-    runs = QUICK_RUNS if quick else RUNS
+    runs = QUICK_RUNS if quick else asked_runs
     for cell in cells:
         for scenario in HARMLESS:
             yield measure.errors, scenario, cell, runs * (1 if quick else 2), _seed(scenario.name, cell)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sandbox.show_gates.rivals import Seconds, first, log_evidence
-from sandbox.show_gates.traffic import LOOK_S, LOOKS, Cell, Counts
+from sandbox.show_gates.traffic import LOOK_S, LOOKS, Cell, Counts, coarse
 
 MEDIAN_MS, SPREAD = 40.0, 1.0
 _NORMAL = NormalDist()
@@ -61,6 +61,7 @@ SLOWDOWNS = [
     Slowdown("all x 1.2", 1.2),
     Slowdown("all x 1.5", 1.5),
     Slowdown("all x 2", 2.0),
+    Slowdown("p99 x 1.2", 1.2, tail=True),
     Slowdown("p99 x 1.5", 1.5, tail=True),
     Slowdown("p99 x 2", 2.0, tail=True),
 ]
@@ -68,6 +69,7 @@ SLOWDOWNS = [
 
 def reference(own: Counts, stable: Counts, alpha: float) -> Seconds:
     """Return when the reference rolls back: the mean over the bounds, the canary held to the next bound."""
+    own, stable = (coarse(counts.swapaxes(1, 2)).swapaxes(1, 2) for counts in (own, stable))
     n, stable_n = own[..., -1], stable[..., -1]
     logs: list[npt.NDArray[np.float64]] = [
         log_evidence(n, n - own[..., 2 * k + 1], stable_n, stable_n - stable[..., 2 * k], 1.0)

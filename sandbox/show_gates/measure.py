@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,13 +47,14 @@ class Row:
 def errors(scenario: Scenario, cell: Cell, runs: int, seed: int) -> list[Row]:
     """Measure every rule for errors."""
     traffic = scenario.draw(np.random.default_rng(seed), cell, runs)
+    others = traffic.coarse()
     found = {
         "judge": judge_errors(traffic, learn=True)[0],
         "judge, cold": judge_errors(traffic, learn=False)[0],
-        "reference": rivals.reference(traffic, ALPHA),
-        "reference /phi": rivals.reference_by_phi(traffic, ALPHA),
-        "Flagger-like": rivals.flagger(traffic),
-        "Kayenta-like": rivals.kayenta(traffic),
+        "reference": rivals.reference(others, ALPHA),
+        "reference /phi": rivals.reference_by_phi(others, ALPHA),
+        "Flagger-like": rivals.flagger(others),
+        "Kayenta-like": rivals.kayenta(others),
     }
     return [
         _row("errors", scenario.name, cell, rule, scenario.harmless, seconds, traffic.n, traffic.bad)
@@ -92,15 +94,22 @@ def judge_errors(traffic: Traffic, *, learn: bool) -> tuple[Seconds, Seconds]:
         judge = Judge(ERRORS, _STAGE, first_release=False, bounds_ms=None)
         if learn:
             judge.learn(_before(traffic, run))
-        counts = (traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad)
-        for k, (n, bad, other, other_bad) in enumerate(zip(*(each[run].tolist() for each in counts), strict=True), 1):
-            judge.replay([Look(LOOK_S * k, _STAGE, Arm(n, bad), Arm(other, other_bad))])
+        for k, (canary, stable) in enumerate(_arms(traffic, run), 1):
+            judge.replay([Look(LOOK_S * k, _STAGE, canary, stable)])
             if judge.log_evidence >= -math.log(ALPHA):
                 back[run] = LOOK_S * k
                 break
             if on[run] == np.inf and k * LOOK_S >= _BAKE_S and judge.proved:
                 on[run] = LOOK_S * k
     return back, on
+
+
+def _arms(traffic: Traffic, run: int) -> Iterator[tuple[Arm, Arm]]:
+    """Return both arms look by look, with their users where they are counted."""
+    counts = [traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad, *(traffic.users or ())]
+    for n, bad, other, other_bad, *users in zip(*(each[run].tolist() for each in counts), strict=True):
+        own, stable = users[:2] or (None, None), users[2:] or (None, None)
+        yield Arm(n, bad, {}, {}, *own), Arm(other, other_bad, {}, {}, *stable)
 
 
 def _before(traffic: Traffic, run: int) -> list[Look]:

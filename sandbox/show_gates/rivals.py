@@ -11,19 +11,19 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from sandbox.show_gates.traffic import LOOK_S, Counts, Traffic
+from sandbox.show_gates.traffic import COARSE_S, Counts, Traffic
 
 Seconds = npt.NDArray[np.float64]
 Floats = npt.NDArray[np.float64]
 
 _GRID = np.array([1.25, 1.5, 2, 3, 5, 10, 20, 50])
-_MINUTE = 60 // LOOK_S
+_MINUTE = 60 // COARSE_S
 _NORMAL_98 = 2.3263479
 
 
 def first(passed: npt.NDArray[np.bool_]) -> Seconds:
     """Return when each run passed first."""
-    return np.where(passed.any(1), (passed.argmax(1) + 1.0) * LOOK_S, np.inf)
+    return np.where(passed.any(1), (passed.argmax(1) + 1.0) * COARSE_S, np.inf)
 
 
 def log_evidence(

@@ -1,7 +1,7 @@
 """
-Simulated traffic: Poisson arrivals, a look every 5 s for 600 s, and what goes wrong in it.
+Simulated traffic: Poisson arrivals, a look of the judge every 2.5 s for 600 s, and what goes wrong in it.
 
-All draws of a scenario are arrays of shape (runs, looks); every rule is shown the same ones.
+All draws of a scenario are arrays of shape (runs, looks); every rule is shown the same ones, the others by two looks.
 """
 
 from __future__ import annotations
@@ -12,8 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from model_release.spec import Canary
+
 Counts = npt.NDArray[np.int64]
-LOOK_S, LOOKS, HISTORY = 5, 120, 360
+LOOK_S = Canary().look_interval_s
+LOOKS, HISTORY = int(600 / LOOK_S), int(1800 / LOOK_S)
+COARSE = 2
+COARSE_S = int(COARSE * LOOK_S)
+"""How often the other rules look, as the measured tables that they are known by."""
+USER_ASKS_EVERY_S = 60.0
 NORMAL = 0.001
 
 
@@ -41,6 +48,19 @@ class Traffic:
     stable_bad: Counts
     before_n: Counts
     before_bad: Counts
+    users: tuple[Counts, Counts, Counts, Counts] | None = None
+    """Where users keep to their arm: those at risk and those who failed first, of the canary and of stable."""
+
+    def coarse(self) -> Traffic:
+        """Return the same traffic in the looks of the other rules."""
+        n, bad, stable_n, stable_bad = map(coarse, (self.n, self.bad, self.stable_n, self.stable_bad))
+        return Traffic(n, bad, stable_n, stable_bad, coarse(self.before_n), coarse(self.before_bad))
+
+
+def coarse(counts: Counts) -> Counts:
+    """Return counts (..., looks) by two looks."""
+    summed: Counts = counts.reshape(*counts.shape[:-1], -1, COARSE).sum(-1)
+    return summed
 
 
 @dataclass(frozen=True)
@@ -87,7 +107,7 @@ def _shares(given: Traffic, rng: np.random.Generator, share: npt.NDArray[np.floa
 
 def _incident(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:  # noqa: ARG001
     share = np.full(LOOKS, NORMAL)
-    share[24:96] = 0.03
+    share[LOOKS // 5 : LOOKS * 4 // 5] = 0.03
     return _shares(given, rng, share)
 
 
@@ -112,6 +132,24 @@ def _crash(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:
     return Traffic(given.n, bad, given.stable_n, stable_bad, given.before_n, given.before_bad)
 
 
+def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:
+    """One user of a thousand is failed at each request; users ask once a minute and keep to their arm."""
+    found = []
+    for n, weight in ((given.n, cell.weight), (given.stable_n, 1 - cell.weight)):
+        everybody = cell.rps * USER_ASKS_EVERY_S * weight
+        bad, failed = np.zeros_like(n), np.zeros_like(n)
+        for run, doomed in enumerate(rng.poisson(everybody * NORMAL, len(n))):
+            asks = rng.poisson(LOOK_S / USER_ASKS_EVERY_S, (doomed, LOOKS))
+            bad[run] = asks.sum(0)
+            begun = np.cumsum(asks > 0, axis=1)
+            failed[run] = ((begun == 1) & (asks > 0)).sum(0)
+        at_risk = rng.poisson(everybody * (1 - np.exp(-LOOK_S / USER_ASKS_EVERY_S)), n.shape) + failed
+        found.append((np.maximum(n, bad), bad, at_risk, failed))
+    (n, bad, users, failed), (stable_n, stable_bad, stable_users, stable_failed) = found
+    counted = (users, failed, stable_users, stable_failed)
+    return Traffic(n, bad, stable_n, stable_bad, given.before_n, given.before_bad, counted)
+
+
 def _odds(share: float, ratio: float) -> float:
     return ratio * share / (1 - share + ratio * share)
 
@@ -127,11 +165,13 @@ HARMLESS = [
     Scenario("errors in clumps of 4", NORMAL, clump=4.0),
     Scenario("errors in clumps of 10", NORMAL, clump=10.0),
     Scenario("one crash fails 50 requests", NORMAL, change=_crash),
+    Scenario("sticky users, 0.1 % of them always failed", NORMAL, change=_sticky),
 ]
 HARMFUL = [
     Scenario("errors 0.1 -> 0.3 %", 0.003, harmless=False),
     Scenario("errors 0.1 -> 1 %", 0.01, harmless=False),
     Scenario("errors 0.1 -> 5 %", 0.05, harmless=False),
+    Scenario("clumps of 4: 0.1 -> 0.3 %", 0.003, clump=4.0, harmless=False),
     Scenario("clumps of 4: 0.1 -> 1 %", 0.01, clump=4.0, harmless=False),
     Scenario("clumps of 4: 0.1 -> 5 %", 0.05, clump=4.0, harmless=False),
 ]

@@ -10,7 +10,11 @@ from typing import Any
 from model_release.gates import sequential
 from model_release.gates.dispersion import Dispersion
 from model_release.gates.noninferiority import Proof
-from model_release.gates.wealth import Wealth
+from model_release.gates.wealth import PRIOR, Wealth
+
+_FORESEEN_LOOKS = 240
+_ENOUGH_SEEN = 1000
+_LEAST = 0.03
 
 Count = tuple[int, int]
 """Requests, and the bad ones among them."""
@@ -41,6 +45,8 @@ class Comparison:
     proof: Proof = field(init=False)
     before: Count = (0, 0)
     unit: str = "requests"
+    seen: Count = (0, 0)
+    _laid_out: bool = False
 
     def __post_init__(self) -> None:
         self.proof = Proof(self.margin, self.limit)
@@ -55,6 +61,8 @@ class Comparison:
         `strata` are the arms part by part, where parts of a look are compared by themselves.
         """
         compared = strata or ((canary, stable),)
+        if not self._laid_out and self.limit is None and canary[0] and stable[0]:
+            self._lay_out(canary[0], stable[0])
         ratios = self._ratios(compared, canary[1], canary[1] + stable[1])
         self.wealth.take(ratios, self.most)
         if self.proves:
@@ -63,6 +71,21 @@ class Comparison:
         self.canary = (self.canary[0] + canary[0], self.canary[1] + canary[1])
         self.stable = (self.stable[0] + stable[0], self.stable[1] + stable[1])
         self.observe(canary if self.limit is not None else stable, replicas)
+
+    def _lay_out(self, n: int, stable_n: int) -> None:
+        """
+        Bet, with the first look's requests, on the effects that this much traffic can show at all.
+
+        Only requests count for it and what stable did before, so that no bad event chooses the bets on itself.
+        """
+        self._laid_out = True
+        if self.seen[0] < _ENOUGH_SEEN:
+            return
+        share = (self.seen[1] + 0.5) / (self.seen[0] + 1)
+        growth = sequential.growth(n * _FORESEEN_LOOKS, stable_n * _FORESEEN_LOOKS, share, self.odds_ratio)
+        worth = [_LEAST + min(1.0, each / self.most) ** 2 for each in growth]
+        prior = [share * each for share, each in zip(PRIOR, worth, strict=True)]
+        self.wealth.lay_out([each / sum(prior) for each in prior])
 
     def _ratios(self, compared: Sequence[tuple[Count, Count]], bad: int, all_bad: int) -> sequential.State:
         self.phi_used = self.dispersion.for_look(bad if self.limit is not None else all_bad)
@@ -77,6 +100,7 @@ class Comparison:
     def observe(self, arm: Count, replicas: Sequence[Count] = ()) -> None:
         """Learn how bad events clump, from a look that judges nothing too."""
         self.dispersion.take(arm, replicas)
+        self.seen = (self.seen[0] + arm[0], self.seen[1] + arm[1])
 
     @property
     def log_evidence(self) -> float:
@@ -140,7 +164,7 @@ class Comparison:
         if same is not None:
             self.dispersion = Dispersion.from_dict(same["dispersion"])
         if same is not None and same["limit"] == self.limit:
-            self.wealth = Wealth.from_dict(same["wealth"])
+            self.wealth, self._laid_out = Wealth.from_dict(same["wealth"]), True
             self.wealth.begin_stage()
             self.before = (int(same["stable"][0]), int(same["stable"][1]))
             self.proof = Proof(self.margin, self.limit, self.before)

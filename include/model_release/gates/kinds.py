@@ -8,7 +8,7 @@ from typing import Any
 
 from model_release.gates.comparison import Comparison, Count
 from model_release.gates.gate import Gate
-from model_release.gates.looks import Arm, Look, Proportion
+from model_release.gates.looks import Arm, Look, Proportion, Stratum
 from model_release.gates.paired import Disagreement, Drop
 from model_release.spec import AccuracyGate, DisagreementGate, ErrorRateGate, ProportionGate
 
@@ -46,7 +46,7 @@ class ShareGate(Gate):
         """Add one look."""
         if self._shares is None:
             return
-        strata = [(self.count(stratum.canary), self.count(stratum.stable)) for stratum in look.strata]
+        strata = [(self.count(stratum.canary), self.count(stratum.stable)) for stratum in self._strata(look)]
         self._shares.take(self.count(look.canary), self.count(look.stable), self._replicas(look), strata)
         self._note_peak()
 
@@ -54,6 +54,9 @@ class ShareGate(Gate):
         """Learn how stable's bad events clump."""
         if self._shares is not None:
             self._shares.observe(self.count(look.stable), self._replicas(look))
+
+    def _strata(self, look: Look) -> Sequence[Stratum]:
+        return look.strata
 
     def _replicas(self, look: Look) -> Sequence[Count]:
         return [self.count(replica) for replica in look.stable_by_replica]
@@ -96,6 +99,13 @@ class OwnCounters(ShareGate):
         """Return an arm's events, and those that were not good."""
         counted = arm.proportions.get(self.spec.name, Proportion())
         return counted.total, counted.total - counted.good
+
+    def _strata(self, look: Look) -> Sequence[Stratum]:
+        """The users' counters know no routers; a look that tells them apart all the same is compared so."""
+        return [stratum for stratum in look.strata if self.spec.name in stratum.canary.proportions]
+
+    def _replicas(self, look: Look) -> Sequence[Count]:
+        return [self.count(replica) for replica in look.stable_by_replica if self.spec.name in replica.proportions]
 
 
 class AnswersGate(Gate):

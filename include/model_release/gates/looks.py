@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from model_release.errors import LookUnusable
 from model_release.traffic.router import ArmCounters
 
 INFINITE = "+Inf"
+_WHOLE = 100
 _NOTHING = {"requests": 0, "errors": 0, "latency_buckets": {}}
 
 
@@ -205,3 +207,37 @@ def _since(before: ArmCounters, after: ArmCounters) -> Arm | None:
         return None
     # The router may count a request and its error on either side of a reading.
     return Arm(requests, min(errors, requests), buckets)
+
+
+def difference_by_router(
+    before: Mapping[str, Mapping[str, ArmCounters]], after: Mapping[str, Mapping[str, ArmCounters]], **how: Any
+) -> Look:
+    """
+    Return the look between two readings of several routers' counters, each by fleet; `how` is that of `difference`.
+
+    Each router is a stratum. One that began anew, or is gone, or is new, is left out of this look for both arms.
+    """
+    parts = [difference(before[name], counters, **how) for name, counters in after.items() if name in before]
+    parts = [part for part in parts if not part.note]
+    if len(parts) == 1:
+        return parts[0]
+    t, stage = how["t"], how["stage"]
+    if not parts:
+        return Look(t, stage, note="every router's counters started again")
+    beside = [part.control if stage == _WHOLE and part.control.requests else part.stable for part in parts]
+    return Look(
+        t,
+        stage,
+        _pooled([part.canary for part in parts]),
+        _pooled([part.stable for part in parts]),
+        control=_pooled([part.control for part in parts]),
+        strata=tuple(Stratum(part.canary, other) for part, other in zip(parts, beside, strict=True)),
+    )
+
+
+def _pooled(arms: Sequence[Arm]) -> Arm:
+    """Return what arms of several routers counted together."""
+    buckets: Counter[str] = Counter()
+    for arm in arms:
+        buckets.update(arm.latency_buckets)
+    return Arm(sum(arm.requests for arm in arms), sum(arm.errors for arm in arms), dict(buckets))

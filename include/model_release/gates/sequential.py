@@ -49,6 +49,22 @@ def two_arms(
     )
 
 
+def growth(canary_n: float, stable_n: float, share: float, odds_ratio: float) -> State:
+    """
+    Return the evidence that so many requests may be expected to give against each effect, if it is the true one.
+
+    `share` is stable's share of bad events. The divergence of how bad events would fall on the arms from how they may.
+    """
+    found = []
+    for effect in EFFECTS:
+        own = canary_n * min(1.0, share * effect * odds_ratio)
+        bad, allowed = own + stable_n * share, odds_ratio * canary_n / (odds_ratio * canary_n + stable_n)
+        seen = own / bad if bad else allowed
+        rest = 0.0 if seen >= 1 else (1 - seen) * math.log((1 - seen) / (1 - allowed))
+        found.append(bad * (seen * math.log(seen / allowed) + rest) if bad else 0.0)
+    return tuple(found)
+
+
 def one_arm(state: State, arm: tuple[float, float], limit: float, phi: float = 1.0) -> State:
     """
     Add one look, as (requests, bad ones), against "the share of bad requests is at most limit".

@@ -54,6 +54,10 @@ class Wealth:
             self.peak = max(self.peak, self.total)
         self._invest(_INVESTED_A_LOOK)
 
+    def lay_out(self, prior: Sequence[float]) -> None:
+        """Share the bets by another prior than the usual one, before anything was bet."""
+        self.bets = tuple((1 - CASH) * share for share in prior)
+
     def begin_stage(self) -> None:
         """Bet part of the cash on what the new weight may show."""
         self._invest(_INVESTED_A_STAGE)

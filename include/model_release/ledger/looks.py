@@ -6,6 +6,7 @@ The object is changed by compare-and-swap; a look that a second watcher took at 
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from typing import Any
 
@@ -19,7 +20,9 @@ class StageLooks(BaseModel):
     What was read of a stage: cumulative counters by fleet, and the looks and the verdict made of them.
 
     `carried` is what the gates came to in the stages before, set with the first look; None: not worked out yet.
-    `replicas` is what the canary's proved replicas had counted at the last look, by name.
+    `replicas` is what the canary's proved replicas had counted at the last look, by name. Of the last look are also
+    `routers`, each router's counters by fleet; `own`, the users' counters by gate and arm; `by_replica`, what each of
+    stable's replicas was sent, as (requests, failed ones). `asked` is how many samples each gate has asked.
     """
 
     stage: int
@@ -31,6 +34,10 @@ class StageLooks(BaseModel):
     looks: list[dict[str, Any]] = []
     verdict: dict[str, Any] | None = None
     replicas: dict[str, dict[str, int]] = {}
+    routers: dict[str, dict[str, Any]] = {}
+    own: dict[str, dict[str, Any]] = {}
+    by_replica: dict[str, tuple[int, int]] = {}
+    asked: dict[str, int] = {}
 
 
 class BystanderRecord(BaseModel):
@@ -81,6 +88,18 @@ class Looks:
         except ConditionFailed:
             return False
         return True
+
+    def read_before(self) -> list[dict[str, Any]]:
+        """Return the looks at stable alone, taken while the release was prepared; none where nobody took any."""
+        try:
+            looks: list[dict[str, Any]] = json.loads(self._store.get(f"{self._root}before.json")[0])
+        except KeyAbsent:
+            return []
+        return looks
+
+    def write_before(self, looks: list[dict[str, Any]]) -> None:
+        """Keep the looks at stable alone."""
+        self._store.put(f"{self._root}before.json", json.dumps(looks).encode())
 
     def read_bystanders(self) -> tuple[Bystanders | None, str | None]:
         """Return what was noted of the other models, and the ETag to write it back with."""

@@ -19,7 +19,7 @@ class Canary(Section):
     warmup_s: Annotated[float, Field(ge=0)] = 30
     min_bake_s: Annotated[float, Field(ge=0)] = 120
     max_bake_s: Annotated[float, Field(gt=0)] = 900
-    look_interval_s: Annotated[float, Field(ge=0.5)] = 5
+    look_interval_s: Annotated[float, Field(ge=0.5)] = 2.5
     hold_s: Annotated[float, Field(ge=0)] = 3600
     min_requests: Annotated[int, Field(ge=1)] = 1000
     alpha_rollback: Annotated[float, Field(gt=0, lt=0.5)] = 0.01

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from model_release.spec.section import Section
 from model_release.spec.serving import LatencyObjective
 
+_TAKES_DIFFERENCES = re.compile(r"\b(rate|irate|increase|delta|idelta|deriv)\s*\(")
+
+
+def _raw(promql: str) -> str:
+    if taken := _TAKES_DIFFERENCES.search(promql):
+        message = f"name the raw counter: {taken[1]}() takes differences, as looks do at one instant for both arms"
+        raise ValueError(message)
+    return promql
+
+
+Promql = Annotated[str, Field(min_length=1), AfterValidator(_raw)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 
 
@@ -47,8 +59,8 @@ class PromqlSource(Section):
     `rate` or `increase` is refused: looks take differences themselves, at one instant for both arms.
     """
 
-    promql_good: Annotated[str, Field(min_length=1)]
-    promql_total: Annotated[str, Field(min_length=1)]
+    promql_good: Promql
+    promql_total: Promql
 
 
 class ProportionGate(GateSection):
@@ -70,6 +82,10 @@ class DisagreementGate(GateSection):
     kind: Literal["disagreement"]
     samples: str | None = None
     """An .npz of recorded requests; null: the samples that parity is measured on."""
+    compare: Literal["top1", "close"] = "top1"
+    """Whether the largest value of an answer is at the same place, or every value within `atol` and `rtol`."""
+    atol: Annotated[float, Field(ge=0)] = 0.01
+    rtol: Annotated[float, Field(ge=0)] = 0.01
     limit: Share = 0.05
     margin: Share = 0.02
     weight: Annotated[float, Field(gt=0)] = 0.1
