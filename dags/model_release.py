@@ -3,6 +3,7 @@ Airflow DAGs `release_<name>`: one for every model config of include/model_confi
 
     plan → export → validate → publish → benchmark → deploy → canary 10 → 50 → 100 → promote → finish
 
+With `canary.shadow` a shadow comes before the canary: real requests, whose answers nobody waits for.
 A restore goes from plan straight to deploy. A verdict against the canary, or the failure of any task from deploy on,
 leads to roll_back. `finish` always runs and is the only leaf: the run is green only if what serves is what was asked.
 """
@@ -23,6 +24,8 @@ from model_release_airflow.steps import (
     first_stage,
     group_of,
     minutes,
+    stages_of,
+    tooltip_of,
 )
 from model_release_airflow.watch import WatchCanary
 
@@ -69,7 +72,7 @@ def release_dag(spec: ModelSpec) -> DAG:
         begin_at >> Label("restore, never benchmarked") >> benchmark
         begin_at >> Label("restore") >> deploy
 
-        stages = [canary_stage(spec, stage) for stage in spec.canary.stages]
+        stages = [canary_stage(spec, stage) for stage in stages_of(spec)]
         promote = ReleaseStep(spec=spec, step="promote", execution_timeout=minutes(10))
         roll_back = RollBack(
             spec=spec, step="roll_back", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(15)
@@ -89,7 +92,7 @@ def release_dag(spec: ModelSpec) -> DAG:
 
 def canary_stage(spec: ModelSpec, stage: int) -> tuple[ReleaseStep, object]:
     """Give the canary `stage` percent, wait for the verdict without holding a worker, and branch on it."""
-    with TaskGroup(group_of(stage), tooltip=f"{stage} % of the traffic to the new version"):
+    with TaskGroup(group_of(stage), tooltip=tooltip_of(stage)):
         shift = ReleaseStep(
             spec=spec,
             step="shift",

@@ -139,9 +139,19 @@ def decide(stage: int, ti: Any = None) -> str:
     return shift_of(later[0]) if later else "promote"
 
 
+def stages_of(spec: ModelSpec) -> list[int]:
+    """Return every stage that a plan may have; 0 is the shadow."""
+    return [*([0] if spec.canary.shadow else []), *spec.canary.stages]
+
+
 def group_of(stage: int) -> str:
     """Return the id of a stage's task group."""
-    return f"canary_{stage}"
+    return f"canary_{stage}" if stage else "shadow"
+
+
+def tooltip_of(stage: int) -> str:
+    """Return what a stage's task group says of itself."""
+    return f"{stage} % of the traffic to the new version" if stage else "the new version, mirrored requests alone"
 
 
 def shift_of(stage: int) -> str:

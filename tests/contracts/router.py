@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_release.errors import RouteNotConfirmed, RouteTakenOver
-from model_release.traffic.router import Route, Router
+from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, Route, Router
 
 OLD, NEW = 20260101020304, 20260102020304
 
@@ -74,3 +74,15 @@ class RouterContract:
         counters = router.counters("digits_classifier", "default")
         assert set(counters) == {"blue", "green"}
         assert all(arm.requests == arm.errors == 0 for arm in counters.values())
+        assert all(arm.mirrored.requests == arm.mirrored.errors == 0 for arm in counters.values())
+
+    def test_it_says_what_it_can_do_in_words_that_a_refusal_names(self, router: Router) -> None:
+        assert router.capabilities <= {ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR}
+
+    def test_a_route_with_all_that_a_router_may_do_is_read_back_and_confirmed(self, router: Router) -> None:
+        asked = route(
+            "digits_classifier", canary_percent=0, sticky_header="x-user", try_timeout_s=1.5, mirrored={"green": 25}
+        )
+        router.set(asked)
+        router.confirm(asked, timeout_s=5)
+        assert router.read("digits_classifier") == asked

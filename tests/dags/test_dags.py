@@ -104,6 +104,18 @@ def test_the_release_has_exactly_this_graph(bag: Any) -> None:
     }
 
 
+def test_a_shadow_comes_before_the_first_weight(configs: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    path = configs / "echo.yaml"
+    path.write_text(path.read_text().replace("canary: {", "canary: {shadow: {percent: 20, seconds: 30}, "))
+
+    downstream = {task.task_id: set(task.downstream_task_ids) for task in DagBag().dags["release_echo"].tasks}
+
+    assert "shadow.shift" in downstream["first_stage"]
+    assert downstream["shadow.decide"] == {"canary_10.shift", "canary_50.shift", "canary_100.shift", "roll_back"}
+
+
 def test_only_steps_that_touch_nothing_are_tried_again(bag: Any) -> None:
     dag = bag.dags["release_echo"]
 

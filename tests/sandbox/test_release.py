@@ -131,12 +131,9 @@ def test_a_candidate_that_fails_on_real_traffic_alone_is_stopped_by_the_canarys_
         with pytest.raises(RolledBack, match=r"stage \d+ %: errors: \d+ of \d+ canary requests"):
             model.release(model.build(BROKEN))
         await_true(lambda: clients.seen[200, "stable", str(FIRST)] > 20, "stable answers")
-        failed = clients.failed()
         stable_answers = clients.seen[200, "stable", str(FIRST)]
         await_true(lambda: clients.seen[200, "stable", str(FIRST)] > stable_answers + 100, "stable goes on")
-        assert clients.failed() == failed, "errors go on after the rollback"
-    failing = {version for status, _, version in clients.seen if status != 200}
-    assert failing == {str(BROKEN)}, "only the broken candidate itself answered badly"
+    assert clients.failed() == 0, "stable answered what the broken candidate could not"
 
     assert {"validate", "publish", "benchmark", "deploy"} <= {told.step for told in model.told if told.error is None}
     state = model.state

@@ -9,6 +9,8 @@ import pytest
 
 from model_release.environment import FleetPair
 from model_release.traffic import envoy_resources as resources
+from model_release.traffic.envoy_clusters import Json, with_clusters
+from model_release.traffic.envoy_counts import arm_of
 from model_release.traffic.memory import MemoryRouter
 from model_release.traffic.router import Route
 from tests.contracts.router import RouterContract, route, unreleased
@@ -30,6 +32,8 @@ class TestMemoryRouter(RouterContract):
         ({"stable": "red"}, "two different ones"),
         ({"canary": None}, "green has weight 10 without a role"),
         ({"versions": {"blue": 1, "green": None}}, "green has weight 10 without a role and a version"),
+        ({"mirrored": {"green": 5}}, "green cannot be mirrored 5 %: that takes a role and a version, and no weight"),
+        ({"mirrored": {"bench": 5}}, "bench cannot be mirrored"),
     ],
 )
 def test_a_route_that_no_router_can_hold_is_refused(changes: dict[str, object], why: str) -> None:
@@ -47,7 +51,7 @@ def test_setting_one_model_leaves_the_other_models_part_of_the_table_untouched()
     both = resources.with_route(first, route("digits", epoch=4))
     changed = resources.with_route(both, unreleased("digits", epoch=5))
 
-    def part(table: resources.Json, model: str) -> list[resources.Json]:
+    def part(table: Json, model: str) -> list[Json]:
         routes = table["virtual_hosts"][0]["routes"]
         return [made for made in routes if made["name"].split("/")[0] == model]
 
@@ -78,7 +82,7 @@ def test_an_arm_can_be_forced_only_while_it_has_a_version() -> None:
 def test_a_fleet_without_weight_is_not_in_the_weighted_route() -> None:
     made = {entry["name"]: entry for entry in resources.model_routes(route("digits_classifier", canary_percent=100))}
     clusters = made["digits_classifier/http"]["route"]["weighted_clusters"]["clusters"]
-    assert [cluster["name"] for cluster in clusters] == ["digits_classifier/green/http"]
+    assert [cluster["name"] for cluster in clusters] == ["digits_classifier/green/http/or-stable"]
 
 
 def test_latency_bounds_are_in_steps_of_about_ten_percent_and_at_least_two_ms() -> None:
@@ -90,9 +94,70 @@ def test_latency_bounds_are_in_steps_of_about_ten_percent_and_at_least_two_ms() 
     assert bounds[-1] >= 10_000
 
 
+def pair(address: str = "10.0.0.1") -> FleetPair:
+    replica = {"name": "r", "http": f"{address}:8000", "grpc": f"{address}:8001", "metrics": "10.0.0.1:8002"}
+    return FleetPair.model_validate({fleet: {"replicas": [replica]} for fleet in ("blue", "green", "bench")})
+
+
+def names(clusters: list[Json]) -> set[str]:
+    return {cluster["name"] for cluster in clusters}
+
+
+ALONE = {"canary": None, "weights": {"blue": 100, "green": 0}, "versions": {"blue": 1, "green": None}}
+PLAIN = {f"m/{fleet}/{protocol}" for fleet in ("blue", "green") for protocol in ("http", "grpc")}
+
+
 def test_host_names_are_resolved_and_addresses_are_not() -> None:
-    replica = {"name": "r", "http": "triton.example:8000", "grpc": "10.0.0.1:8001", "metrics": "10.0.0.1:8002"}
-    pair = FleetPair.model_validate({fleet: {"replicas": [replica]} for fleet in ("blue", "green", "bench")})
-    kinds = {cluster["name"]: cluster["type"] for cluster in resources.with_clusters([], "m", pair)}
-    assert kinds["m/blue/http"] == "STRICT_DNS"
-    assert kinds["m/blue/grpc"] == "STATIC"
+    for address, kind in (("triton.example", "STRICT_DNS"), ("10.0.0.1", "STATIC")):
+        made = with_clusters([], route("m", **ALONE), pair(address))
+        assert {cluster["type"] for cluster in made} == {kind}
+
+
+def test_a_model_without_a_canary_has_a_cluster_for_each_fleet_and_protocol_and_no_more() -> None:
+    assert names(with_clusters([], route("m", **ALONE), pair())) == PLAIN
+
+
+def test_clusters_that_envoy_may_still_go_by_stay_until_the_route_after_the_next() -> None:
+    canary = route("m", canary_percent=100, mirrored={"blue": 5})
+    with_canary = with_clusters([], canary, pair())
+    extra = {f"m/green/{p}/{kind}" for p in ("http", "grpc") for kind in ("tried", "or-stable")}
+    extra |= {f"m/blue/{p}/{kind}" for p in ("http", "grpc") for kind in ("instead", "mirror")}
+    assert names(with_canary) == PLAIN | extra
+    promoted = with_clusters(with_canary, route("m", **ALONE), pair(), held=canary)
+    assert promoted == with_canary
+    assert names(with_clusters(promoted, route("m", **ALONE), pair(), held=route("m", **ALONE))) == PLAIN
+
+
+def test_going_back_to_weight_0_changes_no_cluster_so_that_it_waits_for_no_envoy() -> None:
+    at_ten = route("m", canary_percent=10, try_timeout_s=1.0)
+    before = with_clusters([], at_ten, pair())
+    assert with_clusters(before, route("m", canary_percent=0, try_timeout_s=1.0), pair(), held=at_ten) == before
+
+
+def test_a_route_of_before_there_were_sticky_users_and_mirrors_is_read() -> None:
+    old = {name: value for name, value in route("m").to_dict().items() if name not in ADDED}
+    assert Route.from_dict(old) == route("m")
+
+
+ADDED = ("sticky_header", "try_timeout_s", "mirrored")
+
+
+def test_a_stream_is_neither_tried_again_on_stable_nor_mirrored() -> None:
+    made = {
+        entry["name"]: entry for entry in resources.model_routes(route("m", canary_percent=0, mirrored={"green": 5}))
+    }
+    stream, unary = made["m/grpc-stream-metadata"]["route"], made["m/grpc-metadata"]["route"]
+    assert "request_mirror_policies" in unary
+    assert "request_mirror_policies" not in stream
+    assert "retry_priority" not in stream["retry_policy"]
+
+
+def test_what_went_to_stable_without_a_try_is_counted_against_the_canary() -> None:
+    metrics = {
+        "m/green/http/or-stable": {"upstream_rq_completed": 10, "upstream_rq_retry": 2, "upstream_rq_retry_success": 2},
+        "m/blue/http/instead": {"upstream_rq_total": 5},
+        "m/blue/http": {"upstream_rq_completed": 90},
+    }
+    canary, stable = (arm_of(metrics, "m", fleet, "one") for fleet in ("green", "blue"))
+    assert (canary.requests, canary.errors) == (10, 5)
+    assert (stable.requests, stable.errors) == (90, 0)

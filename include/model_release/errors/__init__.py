@@ -7,6 +7,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── SigningKeyUnusable   a key of the environment's signing does not open
     │   ├── SignerMissing
     │   ├── StoreLacksVerb       an S3 without conditional writes, or another verb that is relied on
+    │   ├── RouterLacks          the spec needs what the environment's router cannot do
     │   ├── ControlRefused       the environment's triton_key does not open a replica's control API
     │   ├── UnknownModel
     │   ├── CheckpointMissing
@@ -83,6 +84,7 @@ from model_release.errors.bad_input import (
     LookUnusable,
     ModelRefusesInputs,
     ProviderMissing,
+    RouterLacks,
     SamplesUnusable,
     SignerMissing,
     SigningKeyUnusable,
@@ -201,6 +203,7 @@ __all__ = [
     "RouteNotConfirmed",
     "RouteTakenOver",
     "RouteUnreadable",
+    "RouterLacks",
     "RouterUnavailable",
     "SamplesUnusable",
     "ServedParityFailed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from model_release.errors.base import BadInput, did_you_mean, listing
 
@@ -36,6 +36,17 @@ class StoreLacksVerb(BadInput):
         super().__init__(
             f"the store {where} lacks {verb}: {did}. {needed} No claim was taken and nothing was released. "
             "Name AWS S3, or an S3 that has it, in the environment's s3, then run again."
+        )
+
+
+class RouterLacks(BadInput):
+    """The spec asks for something that the router of the environment cannot do."""
+
+    def __init__(self, model: str, router: str, lacks: Mapping[str, str]) -> None:
+        wanted = "; ".join(f"{asked} needs {ability}" for asked, ability in lacks.items())
+        super().__init__(
+            f"the router {router} cannot serve {model} as its config asks: {wanted}. Leave that out, or name a router "
+            "that can."
         )
 
 

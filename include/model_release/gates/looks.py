@@ -181,16 +181,22 @@ def difference(
     canary: str | None,
     t: float,
     stage: int,
+    *,
+    shadow: bool = False,
 ) -> Look:
     """
-    Return the look between two readings of the counters.
+    Return the look between two readings of the counters; in the `shadow` the canary is what was mirrored to it.
 
     A router that started again in between makes the look empty for both arms: half of it would favour one of them.
     """
-    own, other = (_since(_of(before, fleet), _of(after, fleet)) for fleet in (canary, stable))
-    if own is None or other is None:
+    read = {arm: (_of(before, fleet), _of(after, fleet)) for arm, fleet in (("canary", canary), ("stable", stable))}
+    read["control"] = (read["stable"][0].mirrored, read["stable"][1].mirrored)
+    if shadow:
+        read["canary"] = (read["canary"][0].mirrored, read["canary"][1].mirrored)
+    own, other, control = (_since(*read[arm]) for arm in ("canary", "stable", "control"))
+    if own is None or other is None or control is None:
         return Look(t, stage, note="the router's counters started again")
-    return Look(t, stage, own, other)
+    return Look(t, stage, own, other, control=control)
 
 
 def _of(counters: Mapping[str, ArmCounters], fleet: str | None) -> ArmCounters:
@@ -203,6 +209,9 @@ def _since(before: ArmCounters, after: ArmCounters) -> Arm | None:
         return None
     requests, errors = after.requests - before.requests, after.errors - before.errors
     buckets = {bound: count - before.latency_buckets.get(bound, 0) for bound, count in after.latency_buckets.items()}
+    if buckets:
+        # What was given up is told by other counters than what was timed, and they may lie a reading apart.
+        buckets[INFINITE] = max(buckets.values())
     if min(requests, errors, *buckets.values()) < 0:
         return None
     # The router may count a request and its error on either side of a reading.

@@ -4,7 +4,7 @@ The model config: one YAML file a model, checked whole before anything is touche
 Every field that is accepted is honoured; an unknown key is an error that names its neighbour.
 """
 
-from model_release.spec.canary import Canary, Standby
+from model_release.spec.canary import Canary, Shadow, Standby
 from model_release.spec.gates import (
     AccuracyGate,
     DisagreementGate,
@@ -44,6 +44,7 @@ __all__ = [
     "ProportionGate",
     "Section",
     "Serving",
+    "Shadow",
     "Source",
     "Standby",
     "Tensor",

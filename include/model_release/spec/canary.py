@@ -12,6 +12,16 @@ from model_release.spec.section import Section
 Percent = Annotated[int, Field(ge=1, le=100)]
 
 
+HeaderName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]*$")]
+
+
+class Shadow(Section):
+    """Real requests that the canary is sent too, before it has any weight; nobody waits for its answers."""
+
+    percent: Percent = 10
+    seconds: Annotated[float, Field(gt=0)] = 60
+
+
 class Canary(Section):
     """The stages of the traffic shift and how each is judged."""
 
@@ -25,6 +35,13 @@ class Canary(Section):
     alpha_rollback: Annotated[float, Field(gt=0, lt=0.5)] = 0.01
     alpha_advance: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
     on_inconclusive: Literal["hold", "rollback", "advance"] = "hold"
+    sticky_header: HeaderName | None = None
+    """Whose value of this header is once on the canary stays there; without it each request goes by chance."""
+    try_timeout_s: Annotated[float, Field(gt=0, le=60)] | None = None
+    """After it a request that the canary does not answer is asked of stable; null: by the latency objectives."""
+    shadow: Shadow | None = None
+    control_percent: Annotated[int, Field(ge=0, le=100)] = 10
+    """At 100 %, the share of the requests that the old fleet is sent too, to compare with."""
     gates: Annotated[list[Gate], Field(min_length=1)] = [
         ErrorRateGate(name="errors", kind="error_rate"),
         LatencyGate(name="latency", kind="latency"),

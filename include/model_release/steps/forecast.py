@@ -40,5 +40,6 @@ def present(sight: Sight, fleet: str | None, read_for_s: float = READ_FOR_S) -> 
 
 
 def forecast(canary: Canary, stages: list[int], known: Present, *, first_release: bool) -> list[StagePlan]:
-    """Return what each stage needs."""
-    return [plan_stage(canary, stage, known, first_release=first_release) for stage in stages]
+    """Return what each stage with weight needs."""
+    control = canary.control_percent > 0
+    return [plan_stage(canary, stage, known, first_release=first_release, control=control) for stage in stages if stage]

@@ -18,9 +18,11 @@ from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Seen, Step, begin, freeze_spec
 from model_release.steps.forecast import forecast, present
 from model_release.steps.neighbours import refuse_clash
-from model_release.steps.refusals import refuse
+from model_release.steps.refusals import refuse, refuse_router
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
+from model_release.steps.shadow import stages_of
+from model_release.traffic import connect
 from model_release.triton import config as configs
 from model_release.triton.replica import ReplicaClient
 
@@ -34,13 +36,15 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint, `forecast` (what each stage
     needs) and `lines` for people.
     Raises BadModelConfig, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable,
-    ContractBroken, VersionPruned, ReplicaUnavailable, SignerMissing, SigningKeyUnusable, SignatureMissing,
+    ContractBroken, VersionPruned, ReplicaUnavailable, RouterLacks, SignerMissing, SigningKeyUnusable, SignatureMissing,
     SignatureInvalid.
     """
     spec = spec.served_as(release.model)
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
         config = configs.build_config(spec, release.version)  # what Triton would refuse is refused here
+    router = connect(environment)
+    refuse_router(router, environment.router.kind, release.model, spec)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
     if release.kind is Kind.RESTORE:
@@ -49,14 +53,14 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         state = step.claim.check()
         started_at = step.store.now()
         digest = freeze_spec(step.store, spec, step.check)
-        step.update(release=_record(release, spec, digest, state, started_at))
+        step.update(release=_record(release, spec, digest, state, started_at, stages_of(spec.canary, router)))
         _refuse(step, spec, state)
         if release.kind is Kind.BUILD:
             refuse_clash(step, config)
         if state.canary is not None:
             undo(step, reason=f"superseded by {release.holder}", rejects=False)
             state = step.claim.check()
-            step.update(release=_record(release, spec, digest, state, started_at))
+            step.update(release=_record(release, spec, digest, state, started_at, stages_of(spec.canary, router)))
         elif state.stable is not None:
             # With its epoch in the route, whoever had the claim before writes it no more.
             apply_route(step, route_of(state, step, canary_percent=0))
@@ -99,7 +103,9 @@ def _refuse(step: Step, spec: ModelSpec, state: State) -> None:
         raise
 
 
-def _record(release: Release, spec: ModelSpec, digest: str, state: State, started_at: datetime) -> Running:
+def _record(
+    release: Release, spec: ModelSpec, digest: str, state: State, started_at: datetime, stages: list[int]
+) -> Running:
     first = state.stable is None
     lived = any(promotion.version == release.version for promotion in state.promotions)
     return Running(
@@ -113,7 +119,7 @@ def _record(release: Release, spec: ModelSpec, digest: str, state: State, starte
         by=release.by,
         fleet=_fleet_for(release, state),
         first_release=first,
-        stages=[100] if first or lived else list(spec.canary.stages),
+        stages=[100] if first or lived else stages,
         started_at=started_at,
     )
 
@@ -135,7 +141,7 @@ def _lines(release: Release, spec: ModelSpec, state: State, running: Running, pl
     """Say what will happen, in a few sentences."""
     stable = f"version {state.stable.version} on {state.stable.fleet}" if state.stable else "nothing"
     made = f"from {running.checkpoint}" if release.kind is Kind.BUILD else f"from the archive ({release.reason})"
-    bakes = len(running.stages) * spec.canary.min_bake_s
+    bakes = len([stage for stage in running.stages if stage]) * spec.canary.min_bake_s
     gates = ", ".join(f"{gate.name} ({gate.kind})" for gate in spec.canary.gates)
     return [
         f"{release.kind} {release.model} version {release.version} {made}",
@@ -144,4 +150,16 @@ def _lines(release: Release, spec: ModelSpec, state: State, running: Running, pl
         f"each bakes {spec.canary.min_bake_s:g} to {spec.canary.max_bake_s:g} s; "
         f"at least {bakes / 60:.1f} minutes in all",
         f"gates: {gates}",
+        *_ways_of_requests(spec, running),
     ]
+
+
+def _ways_of_requests(spec: ModelSpec, running: Running) -> list[str]:
+    """Say who is asked what beside the weights, where there is anything to say."""
+    said = []
+    if 0 in running.stages and spec.canary.shadow is not None:
+        shadow = spec.canary.shadow
+        said.append(f"shadow: {shadow.percent} % of the requests are mirrored to the canary for {shadow.seconds:g} s")
+    if not running.first_release and spec.canary.sticky_header is not None:
+        said.append(f"sticky: requests go by the value of the header {spec.canary.sticky_header}")
+    return said

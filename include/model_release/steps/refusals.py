@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from model_release.errors import AlreadyStable, ContractBroken, StaleBuild, VersionPruned, VersionRejected
+from model_release.errors import AlreadyStable, ContractBroken, RouterLacks, StaleBuild, VersionPruned, VersionRejected
 from model_release.identity import Kind, Release
 from model_release.ledger.state import State
 from model_release.spec import ModelSpec
 from model_release.steps.context import Sight
 from model_release.steps.serve import spec_of
+from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, Router
 
 
 def refuse(sight: Sight, release: Release, spec: ModelSpec, state: State) -> None:
@@ -32,6 +33,22 @@ def refuse(sight: Sight, release: Release, spec: ModelSpec, state: State) -> Non
     else:
         _refuse_build(sight, release, state)
     _refuse_broken_contract(sight, spec, state)
+
+
+def refuse_router(router: Router, where: str, model: str, spec: ModelSpec) -> None:
+    """Raise RouterLacks where the spec needs something that the router cannot do."""
+    canary = spec.canary
+    needs = {
+        "canary.gates": (ARM_COUNTERS, any(not gate.dry_run for gate in canary.gates)),
+        "canary.sticky_header": (STICKY, canary.sticky_header is not None),
+        "canary.try_timeout_s": (CROSS_ARM_RETRY, canary.try_timeout_s is not None),
+        "canary.shadow": (MIRROR, canary.shadow is not None),
+    }
+    lacks = {
+        asked: ability for asked, (ability, needed) in needs.items() if needed and ability not in router.capabilities
+    }
+    if lacks:
+        raise RouterLacks(model, where, lacks)
 
 
 def _refuse_build(sight: Sight, release: Release, state: State) -> None:

@@ -14,9 +14,11 @@ from model_release.errors import ReleaseError, ReplicaUnavailable, StoreUnavaila
 from model_release.identity import Release
 from model_release.ledger.state import Rejection, Running, State
 from model_release.steps.context import Step, begin
+from model_release.steps.ease_back import ease_back
 from model_release.steps.recycle import remove
 from model_release.steps.route import CONFIRM_TIMEOUT_S, apply_route, route_of
 from model_release.steps.serve import await_no_requests
+from model_release.steps.shadow import named
 from model_release.traffic import connect
 from model_release.traffic.router import Route
 
@@ -48,7 +50,7 @@ def verdict_against(running: Running | None) -> str | None:
     """Return the words of the gate that stopped a release, or None if none did."""
     for stage, verdict in running.verdicts.items() if running else ():
         if verdict.get("action") == "rollback":
-            return f"stage {stage} %: {verdict.get('reason', '')}"
+            return f"{named(int(stage))}: {verdict.get('reason', '')}"
     return None
 
 
@@ -59,7 +61,7 @@ def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
         step.event("nothing to roll back", reason=reason)
         return {"rolled_back": False, "reason": reason, "problems": []}
     canary = state.canary
-    apply_route(step, route_of(state.model_copy(update={"canary": None}), step, canary_percent=0))
+    apply_route(step, route_of(state.model_copy(update={"canary": None}), step, canary_percent=0), easing=True)
     problems: list[str] = []
     try:
         await_no_requests(step, canary.fleet)
@@ -91,7 +93,8 @@ def route_back(model: str, environment: Environment, version: int | None = None)
     route = router.read(model)
     if route is None or route.canary is None or version not in (None, route.versions[route.canary]):
         return None
-    back = replace(route, weights={fleet: 100 if fleet == route.stable else 0 for fleet in FLEETS})
+    back = replace(route, weights={fleet: 100 if fleet == route.stable else 0 for fleet in FLEETS}, mirrored={})
+    ease_back(router, environment, back)
     router.set(back)
     router.confirm(back, CONFIRM_TIMEOUT_S)
     log.warning("S3 did not answer: the route of %s was set back to stable by itself", model)

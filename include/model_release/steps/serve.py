@@ -20,7 +20,7 @@ from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
 
 CONFIG = "config.pbtxt"
-_QUIET_S = 1.0
+_QUIET_S = 0.5
 _QUIET_DEADLINE_S = 20
 
 

@@ -10,6 +10,7 @@ from model_release.errors import NoAdvanceVerdict
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running
+from model_release.steps import shadow
 from model_release.steps.context import Step, begin
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, sealed_config
@@ -19,17 +20,20 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
     """
     Prove the canary once more, shift the route to `stage` percent, confirm it, and open the stage's looks.
 
+    Stage 0 is the shadow: no weight, but a share of stable's requests is mirrored to the canary.
+
     Raises NoAdvanceVerdict unless the ledger says that the stage before was judged `advance`, whatever a task says.
     """
     with begin(release, environment, f"shift {stage}") as step:
         require_advance(step.running, stage)
         base = step.archive.require(release.version)
         prove(step, step.running.fleet, base, sealed_config(step, release.version))
-        route = route_of(step.claim.check(), step, canary_percent=stage)
+        shadow_percent = shadow.percent_of(step.spec.canary, stage)
+        route = route_of(step.claim.check(), step, canary_percent=stage, shadow_percent=shadow_percent)
         apply_route(step, route)
         _open_looks(step, stage)
-        step.event("shifted", stage=stage, weights=route.weights)
-        return {"stage": stage, "weights": route.weights}
+        step.event("shifted", stage=stage, weights=route.weights, mirrored=route.mirrored)
+        return {"stage": stage, "weights": route.weights, "mirrored": route.mirrored}
 
 
 def require_advance(running: Running, stage: int | None) -> None:

@@ -25,6 +25,7 @@ from model_release.steps import (
     validate,
     watch,
 )
+from model_release.steps.shadow import named
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ def _to_promotion(release: Release, environment: Environment, planned: dict[str,
         _told(f"shift {stage}", tell, lambda stage=stage: shift.run(release, environment, stage))  # type: ignore[misc]
         judged = _told(f"watch {stage}", tell, lambda stage=stage: watch.run(release, environment, stage))  # type: ignore[misc]
         if judged["action"] != "advance":
-            return f"stage {stage} %: {judged['reason']}"
+            return f"{named(stage)}: {judged['reason']}"
     _told("promote", tell, lambda: promote.run(release, environment))
     return None
 

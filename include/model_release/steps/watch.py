@@ -22,9 +22,11 @@ from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running, State
 from model_release.spec import Canary
+from model_release.steps import shadow
 from model_release.steps.bystanders import look_at_bystanders
 from model_release.steps.context import Step, begin
 from model_release.steps.convergence import held_by, look_at_replicas
+from model_release.steps.withdraw import WITHDRAWN, given_up, weigh_by_replicas
 from model_release.traffic.router import ArmCounters
 
 log = logging.getLogger(__name__)
@@ -58,10 +60,10 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
             raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
         if str(stage) in step.running.verdicts:
             return _result(step, step.running.verdicts[str(stage)])
-        canary = _with_hold(step.spec.canary)
-        looks, decided = _look_once(step, canary, looks)
+        before, canary = looks, _with_hold(step.spec.canary)
+        looks, decided = _look_once(step, canary, before)
         if decided["verdict"] != "rollback":
-            looks, decided = _with_others(step, canary, looks, decided)
+            looks, decided = _with_others(step, canary, before, looks, decided)
         if not step.looks.write(looks, etag):
             return _result(step, {**decided, "action": None})
         if decided["action"] is not None:
@@ -73,22 +75,28 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
 
 
 def _with_others(
-    step: Step, canary: Canary, looks: StageLooks, decided: dict[str, Any]
+    step: Step, canary: Canary, before: StageLooks, looks: StageLooks, decided: dict[str, Any]
 ) -> tuple[StageLooks, dict[str, Any]]:
     """
     Look at what the gates do not see: the other models on the fleet, and the canary's replicas.
 
     A bystander that suffers ends the release. A replica that restarted or was added is proved, and until then holds
-    the advance.
+    the advance. Without a proved one the canary has no weight.
     """
     why, told = look_at_bystanders(step)
-    decided = {**decided, "bystanders": told}
-    if why is not None:
+    if why is None:
+        marks, unproved = look_at_replicas(step, step.running.fleet, looks.replicas)
+        changed = weigh_by_replicas(step, looks.stage, proved=len(marks), unproved=unproved)
+        if changed == WITHDRAWN:
+            # Once more, so that all that failed until the weight was gone is of one look: it may be one crash.
+            looks, decided = _look_once(step, canary, before)
+        looks = looks.model_copy(update={"replicas": marks})
+        decided = held_by(decided, unproved, canary, _age_s(step, looks, decided))
+        decided = given_up(step, looks.stage, decided, unproved, _age_s(step, looks, decided))
+    else:
         decided = {**decided, "verdict": "rollback", "action": "rollback", "reason": why}
-        return looks.model_copy(update={"verdict": decided}), decided
-    marks, unproved = look_at_replicas(step, step.running.fleet, looks.replicas)
-    decided = held_by(decided, unproved, canary, _age_s(step, looks, decided))
-    return looks.model_copy(update={"replicas": marks, "verdict": decided}), decided
+    decided = {**decided, "bystanders": told}
+    return looks.model_copy(update={"verdict": decided}), decided
 
 
 def _age_s(step: Step, looks: StageLooks, decided: dict[str, Any]) -> float:
@@ -135,10 +143,14 @@ def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLook
         down = Verdict(t, looks.stage, "inconclusive", f"source_down: {error}")
         return looks, _decided(canary, down, t - started_t, None)
     before = {fleet: ArmCounters(**arm) for fleet, arm in looks.counters.items()}
-    seen = difference(before, after, stable=stable, canary=state.canary.fleet, t=t, stage=looks.stage)
+    fleets = {"stable": stable, "canary": state.canary.fleet}
+    seen = difference(before, after, **fleets, t=t, stage=looks.stage, shadow=looks.stage == shadow.STAGE)
     looks = looks.model_copy(update={"carried": _carried(step, running, canary, looks)})
     judge = _replayed(running, canary, looks)
-    decided = _decided(canary, judge.take(seen), t - started_t, judge.bounds_ms)
+    verdict = judge.take(seen)
+    if looks.stage == shadow.STAGE:
+        verdict = shadow.ended(verdict, canary, t - started_t)
+    decided = _decided(canary, verdict, t - started_t, judge.bounds_ms)
     update = {
         "counters": {fleet: asdict(arm) for fleet, arm in after.items()},
         "looks": [*looks.looks, seen.to_dict()],

@@ -18,18 +18,11 @@ from typing import Any
 
 from model_release.environment import FLEETS, Environment
 from model_release.errors import RouteNotConfirmed, RouterUnavailable, RouteTakenOver, RouteUnreadable
-from model_release.traffic.envoy_admin import EnvoyAdmin, total
-from model_release.traffic.envoy_resources import (
-    Json,
-    empty_table,
-    listener,
-    records,
-    response,
-    split_host,
-    with_clusters,
-    with_route,
-)
-from model_release.traffic.router import ArmCounters, Route
+from model_release.traffic.envoy_admin import EnvoyAdmin
+from model_release.traffic.envoy_clusters import Json, split_host, with_clusters
+from model_release.traffic.envoy_counts import total
+from model_release.traffic.envoy_resources import empty_table, listener, records, response, with_route
+from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, ArmCounters, Route
 
 LOCK_TIMEOUT_S = 10.0
 CLUSTERS_TIMEOUT_S = 5.0
@@ -38,6 +31,8 @@ POLL_S = 0.05
 
 class EnvoyRouter:
     """One or more Envoys that read the same directory."""
+
+    capabilities = frozenset({ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR})
 
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
@@ -64,9 +59,9 @@ class EnvoyRouter:
             self._refuse_older(route, held)
             _sweep(self._directory)
             before = _read(self._directory / "cds.json")
-            clusters = with_clusters(before, route.model, pair)
+            clusters = with_clusters(before, route, pair, held.get(route.model))
             version = _replace(self._directory / "cds.json", clusters)
-            if clusters != before or route.model not in held:
+            if any(cluster not in before for cluster in clusters) or route.model not in held:
                 # Only then, so that a later weight, above all 0, is written even while one of several Envoys is down.
                 self._await_clusters(route.model, version)
             _replace(self._directory / "rds.json", [with_route(table, route)])

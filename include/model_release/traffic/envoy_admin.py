@@ -5,26 +5,19 @@ from __future__ import annotations
 import http.client
 import json
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from model_release.environment import FLEETS
 from model_release.errors import RouterUnavailable
-from model_release.traffic.envoy_resources import PROTOCOLS, TABLE, cluster_name, split_host
+from model_release.traffic.envoy_clusters import split_host
+from model_release.traffic.envoy_counts import COUNTED, arm_of
+from model_release.traffic.envoy_resources import TABLE
 from model_release.traffic.router import ArmCounters
 
-INFINITE = "+Inf"
-
-_BUCKET = "upstream_rq_time_bucket:"
 _SAMPLE = re.compile(r"^envoy_cluster_(\w+)\{([^}]*)\} (\S+)$", re.MULTILINE)
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
-
-# UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, ABORTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS: the arm's
-# fault. The others (bad argument, not found, cancelled, not allowed) are the client's, and are no errors of the arm.
-GRPC_ERRORS = frozenset({2, 4, 8, 10, 12, 13, 14, 15})
 
 
 @dataclass(frozen=True)
@@ -99,10 +92,9 @@ class EnvoyAdmin:
     def arms(self, model: str) -> dict[str, ArmCounters]:
         """Return the counters of a model by fleet, of one scrape."""
         generation = self.generation()
-        names = "upstream_rq_(completed|404|5xx|retry|tx_reset|time)|retry\\.upstream_rq_2xx"
-        pattern = rf"^cluster\.{model}/[a-z]+/[a-z]+\.({names}|upstream_cx_destroy_local_with_active_rq|grpc\.\d+)$"
+        pattern = rf"^cluster\.{model}/[a-z]+/[a-z]+(/[a-z-]+)?\.({COUNTED})$"
         metrics = _parse(self._get(f"/stats/prometheus?filter={quote(pattern, safe='')}"))
-        return {fleet: _arm(metrics, model, fleet, generation) for fleet in FLEETS}
+        return {fleet: arm_of(metrics, model, fleet, generation) for fleet in FLEETS}
 
 
 def _parse(text: str) -> dict[str, dict[str, int]]:
@@ -118,47 +110,3 @@ def _parse(text: str) -> dict[str, dict[str, int]]:
         own = metrics.setdefault(given.get("envoy_cluster_name", ""), {})
         own[f"{name}:{special}" if special else name] = int(float(value))
     return metrics
-
-
-def _arm(metrics: Mapping[str, Mapping[str, int]], model: str, fleet: str, generation: str) -> ArmCounters:
-    """
-    Add up one fleet over its protocols.
-
-    A retried attempt is a failed request of the arm, though the client never saw it. Over HTTP, so is 404: a replica
-    does not know the model, since no other path is routed. Over gRPC, NOT_FOUND is also the answer to a client that
-    pins a version which is not served; it is retried too, as one that had an answer, but is no fault of the arm.
-    """
-    requests = errors = 0
-    buckets: Counter[str] = Counter()
-    for protocol in PROTOCOLS:
-        own = metrics.get(cluster_name(model, fleet, protocol), {})
-        retried = own.get("upstream_rq_retry", 0)
-        if protocol == "grpc":
-            retried -= own.get("retry_upstream_rq_xx:2", 0)
-            statuses = {int(name.removeprefix("grpc_")): count for name, count in own.items() if name[:5] == "grpc_"}
-            requests += sum(statuses.values()) + retried
-            errors += sum(count for status, count in statuses.items() if status in GRPC_ERRORS) + retried
-            given_up = own.get("upstream_rq_tx_reset", 0)
-        else:
-            requests += own.get("upstream_rq_completed", 0) + retried
-            errors += own.get("upstream_rq_xx:5", 0) + own.get("upstream_rq:404", 0) + retried
-            given_up = own.get("upstream_cx_destroy_local_with_active_rq", 0)
-        for name, count in own.items():
-            if name.startswith(_BUCKET):
-                buckets[name.removeprefix(_BUCKET)] += count
-        # Envoy times answers alone; a request that was given up, by its client or by a timeout, was slower than any.
-        buckets[INFINITE] += given_up
-    return ArmCounters(requests, errors, dict(buckets), generation)
-
-
-def total(counted: Sequence[ArmCounters]) -> ArmCounters:
-    """Return the sum over routers."""
-    buckets: Counter[str] = Counter()
-    for one in counted:
-        buckets.update(one.latency_buckets)
-    return ArmCounters(
-        requests=sum(one.requests for one in counted),
-        errors=sum(one.errors for one in counted),
-        latency_buckets=dict(buckets),
-        generation=" ".join(one.generation for one in counted),
-    )

@@ -1,21 +1,29 @@
 """
-What Envoy is told: listener, clusters and routes as JSON resources, made of routes without any I/O.
+What Envoy is told: listener and routes as JSON resources, made of routes without any I/O.
 
-A model's clusters are `MODEL/FLEET/PROTOCOL`; its part of the route table are the routes named `MODEL/...` and its
-entry under the route table's metadata `model_release`, which is the record that `Router.read` returns.
+A model's part of the route table are the routes named `MODEL/...` and its entry under the route table's metadata
+`model_release`, which is the record that `Router.read` returns.
 """
 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from model_release.environment import FLEETS, FleetPair
+from model_release.traffic.envoy_clusters import (
+    FAILED_HEADER,
+    GRPC_NOT_FOUND,
+    MIRRORED,
+    OR_STABLE,
+    RECORD,
+    TYPES,
+    Json,
+    cluster_name,
+    socket_address,
+)
 from model_release.traffic.router import (
     ARM_HEADER,
     ARMS,
@@ -27,13 +35,10 @@ from model_release.traffic.router import (
     nothing_released,
 )
 
-Json = dict[str, Any]
-
 TABLE = "models"
-RECORD = "model_release"
-PROTOCOLS = ("http", "grpc")
 REQUEST_TIMEOUT = "60s"
-CONNECT_TIMEOUT = "1s"
+MOST_KEPT_BYTES = 16 * 2**20
+"""A larger request is not kept until it is answered, so it is neither tried again nor mirrored."""
 
 NOT_ROUTED = (
     "this router serves models by name: HTTP /v2/models/MODEL/infer, or gRPC inference with the authority "
@@ -41,17 +46,18 @@ NOT_ROUTED = (
     "routed."
 )
 
-_TYPES = "type.googleapis.com/envoy"
 # An inference changes nothing, so a request that a dying replica dropped may go to its neighbour, and so may one that a
 # replica does not know the model of: HTTP's 404, gRPC's NOT_FOUND. It is still counted against the arm.
 _DROPPED = "connect-failure,refused-stream,reset"
 _RETRIED: dict[str, Json] = {
-    "http": {"retry_on": f"{_DROPPED},retriable-status-codes", "retriable_status_codes": [404]},
-    "grpc": {
-        "retry_on": f"{_DROPPED},retriable-headers",
-        "retriable_headers": [{"name": "grpc-status", "string_match": {"exact": "5"}}],
-    },
+    "http": {"retry_on": f"{_DROPPED},retriable-status-codes,retriable-headers", "retriable_status_codes": [404]},
+    "grpc": {"retry_on": f"{_DROPPED},retriable-headers"},
 }
+_RETRIED_HEADERS: dict[str, list[Json]] = {
+    "http": [],
+    "grpc": [{"name": "grpc-status", "string_match": {"exact": str(GRPC_NOT_FOUND)}}],
+}
+_FAILED: Json = {"name": FAILED_HEADER, "present_match": True}
 _UNARY = "/inference.GRPCInferenceService/(ModelInfer|ModelMetadata|ModelReady)"
 _STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 
@@ -82,7 +88,7 @@ def response(resources: list[Json]) -> Json:
 def listener(directory: Path, address: str, port: int) -> Json:
     """Return the one listener, of HTTP/1.1 and HTTP/2 on one port, whose routes are in the directory's rds.json."""
     manager = {
-        "@type": f"{_TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
+        "@type": f"{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": TABLE,
         "codec_type": "AUTO",
         "rds": {"route_config_name": TABLE, "config_source": file_source(directory / "rds.json")},
@@ -91,20 +97,20 @@ def listener(directory: Path, address: str, port: int) -> Json:
             {
                 "name": "grpc_stats",
                 "typed_config": {
-                    "@type": f"{_TYPES}.extensions.filters.http.grpc_stats.v3.FilterConfig",
+                    "@type": f"{TYPES}.extensions.filters.http.grpc_stats.v3.FilterConfig",
                     "individual_method_stats_allowlist": {},
                 },
             },
             {
                 "name": "router",
-                "typed_config": {"@type": f"{_TYPES}.extensions.filters.http.router.v3.Router"},
+                "typed_config": {"@type": f"{TYPES}.extensions.filters.http.router.v3.Router"},
             },
         ],
     }
     return {
-        "@type": f"{_TYPES}.config.listener.v3.Listener",
+        "@type": f"{TYPES}.config.listener.v3.Listener",
         "name": "clients",
-        "address": _address(address, port),
+        "address": socket_address(address, port),
         "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
     }
 
@@ -117,10 +123,10 @@ def file_source(path: Path) -> Json:
 def empty_table() -> Json:
     """Return the route table before any model has a route."""
     return {
-        "@type": f"{_TYPES}.config.route.v3.RouteConfiguration",
+        "@type": f"{TYPES}.config.route.v3.RouteConfiguration",
         "name": TABLE,
         "metadata": {"filter_metadata": {RECORD: {}}},
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [_not_routed()]}],
+        "virtual_hosts": [_host([_not_routed()])],
     }
 
 
@@ -137,73 +143,19 @@ def records(table: Json) -> dict[str, Route]:
 def with_route(table: Json, route: Route) -> Json:
     """Return the route table with one model's part replaced and every other model's part as it is."""
     entries = {**table["metadata"]["filter_metadata"].get(RECORD, {}), route.model: route.to_dict()}
-    host = table["virtual_hosts"][0]
-    others = [held for held in host["routes"][:-1] if not held["name"].startswith(f"{route.model}/")]
+    before = table["virtual_hosts"][0]["routes"][:-1]
+    others = [held for held in before if not held["name"].startswith(f"{route.model}/")]
     routes = [*others, *model_routes(route), _not_routed()]
     return {
         **table,
         "metadata": {"filter_metadata": {RECORD: entries}},
-        "virtual_hosts": [{**host, "routes": routes}],
+        "virtual_hosts": [_host(routes)],
     }
 
 
-def with_clusters(clusters: Iterable[Json], model: str, pair: FleetPair) -> list[Json]:
-    """Return the clusters with one model's replaced and every other model's as they are."""
-    others = [held for held in clusters if not held["name"].startswith(f"{model}/")]
-    own = [_cluster(model, fleet, protocol, pair) for fleet in FLEETS for protocol in PROTOCOLS]
-    return sorted([*others, *own], key=lambda cluster: str(cluster["name"]))
-
-
-# --- clusters ----------------------------------------------------------------------------------
-
-
-def cluster_name(model: str, fleet: str, protocol: str) -> str:
-    """Return a cluster's name, which is also its name in Envoy's statistics."""
-    return f"{model}/{fleet}/{protocol}"
-
-
-def _cluster(model: str, fleet: str, protocol: str, pair: FleetPair) -> Json:
-    name = cluster_name(model, fleet, protocol)
-    replicas = pair.fleet(fleet).replicas
-    hosts = [split_host(replica.grpc if protocol == "grpc" else replica.http) for replica in replicas]
-    endpoints = [{"endpoint": {"address": _address(host, port)}} for host, port in hosts]
-    version: Json = {"http2_protocol_options": {}} if protocol == "grpc" else {"http_protocol_options": {}}
-    return {
-        "@type": f"{_TYPES}.config.cluster.v3.Cluster",
-        "name": name,
-        "type": "STATIC" if all(_is_ip(host) for host, _ in hosts) else "STRICT_DNS",
-        "lb_policy": "ROUND_ROBIN",
-        "connect_timeout": CONNECT_TIMEOUT,
-        # The defaults are meant for one small service; here the queue limit is Triton's own.
-        "circuit_breakers": {
-            "thresholds": [{"max_requests": 8192, "max_pending_requests": 8192, "max_retries": 1024}],
-        },
-        "typed_extension_protocol_options": {
-            "envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
-                "@type": f"{_TYPES}.extensions.upstreams.http.v3.HttpProtocolOptions",
-                "explicit_http_config": version,
-            }
-        },
-        "load_assignment": {"cluster_name": name, "endpoints": [{"lb_endpoints": endpoints}]},
-    }
-
-
-def split_host(address: str) -> tuple[str, int]:
-    """Split host:port. Raises ValueError without a port."""
-    host, _, port = address.rpartition(":")
-    return host.strip("[]"), int(port)
-
-
-def _is_ip(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
-
-
-def _address(host: str, port: int) -> Json:
-    return {"socket_address": {"address": host, "port_value": port}}
+def _host(routes: list[Json]) -> Json:
+    """The only one, whoever a request says that it is for."""
+    return {"name": "all", "domains": ["*"], "routes": routes, "request_body_buffer_limit": MOST_KEPT_BYTES}
 
 
 # --- routes ------------------------------------------------------------------------------------
@@ -243,47 +195,101 @@ def _routes_of(route: Route, form: str, match: Json, protocol: str) -> Iterator[
             "route": _action(route, form, {fleet: 100}, protocol),
         }
     plain: Json = {"name": f"{route.model}/{form}", "match": match}
-    if route.released:
+    if not route.released:
+        yield {**plain, **_answer(503, nothing_released(route.model))}
+    elif "stream" in form or not route.falls_back:
+        # A stream is neither tried again nor given up after a time, and sent nobody a second time.
         yield {**plain, "route": _action(route, form, dict(route.weights), protocol)}
     else:
-        yield {**plain, **_answer(503, nothing_released(route.model))}
+        shared = _action(route, form, dict(route.weights), protocol, kind=OR_STABLE)
+        # Where no replica answered, none told whose answer it is: the canary was asked.
+        whose = _said(route, str(route.canary), "ADD_IF_ABSENT")
+        yield {**plain, "route": {**shared, **_mirrors(route, protocol)}, "response_headers_to_add": whose}
 
 
-def _action(route: Route, form: str, weights: dict[str, int], protocol: str) -> Json:
-    """Return the action that shares requests by weight and says on each response whose it is."""
+def _action(route: Route, form: str, weights: dict[str, int], protocol: str, kind: str = "") -> Json:
+    """
+    Return the action that shares requests by weight and says on each response whose it is.
+
+    `kind` is that of the canary's cluster. Stable comes first: as the canary's share grows from the end of the range,
+    whoever hashes into it stays in it.
+    """
+    arms = [fleet for fleet in (route.stable, route.canary) if fleet is not None and weights.get(fleet)]
     clusters = [
         {
-            "name": cluster_name(route.model, fleet, protocol),
-            "weight": weight,
-            "response_headers_to_add": [
-                _header(ARM_HEADER, str(route.arm(fleet))),
-                _header(VERSION_HEADER, str(route.versions[fleet])),
-            ],
+            "name": cluster_name(route.model, fleet, protocol, kind if fleet == route.canary else ""),
+            "weight": weights[fleet],
+            "response_headers_to_add": _told() if kind and fleet == route.canary else _said(route, fleet),
+            "response_headers_to_remove": [FAILED_HEADER],
         }
-        for fleet, weight in sorted(weights.items())
-        if weight
+        for fleet in arms
     ]
+    sticky = _by_hash(route) if route.sticky_header and len(arms) > 1 else {}
     return {
-        "weighted_clusters": {"clusters": clusters},
+        "weighted_clusters": {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})},
+        **sticky,
         "timeout": "0s" if "stream" in form else REQUEST_TIMEOUT,
-        "retry_policy": {
-            **_RETRIED[protocol],
-            "num_retries": 1,
-            "retry_host_predicate": [
-                {
-                    "name": "previous_hosts",
-                    "typed_config": {
-                        "@type": f"{_TYPES}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
-                    },
-                }
-            ],
-            "host_selection_retry_max_attempts": 3,
-        },
+        "retry_policy": _retry_policy(protocol, to_stable=bool(kind)),
     }
 
 
-def _header(name: str, value: str) -> Json:
-    return {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+def _by_hash(route: Route) -> Json:
+    """Go by the header's value and the canary's version together, so that each version has others who come first."""
+    salted = {"pattern": {"regex": "^.*$"}, "substitution": f"{route.versions[str(route.canary)]} \\0"}
+    return {"hash_policy": [{"header": {"header_name": route.sticky_header, "regex_rewrite": salted}}]}
+
+
+def _retry_policy(protocol: str, *, to_stable: bool) -> Json:
+    """Try once more: on a neighbour, or `to_stable` what the canary failed to answer."""
+    policy: Json = {
+        **_RETRIED[protocol],
+        "retriable_headers": [*_RETRIED_HEADERS[protocol], _FAILED],
+        "num_retries": 1,
+        "retry_host_predicate": [
+            {
+                "name": "previous_hosts",
+                "typed_config": {"@type": f"{TYPES}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"},
+            }
+        ],
+        "host_selection_retry_max_attempts": 3,
+        "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.025s"},
+    }
+    if to_stable:
+        config = f"{TYPES}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
+        policy["retry_priority"] = {
+            "name": "previous_priorities",
+            "typed_config": {"@type": config, "update_frequency": 1},
+        }
+    return policy
+
+
+def _mirrors(route: Route, protocol: str) -> Json:
+    """Send a share of the requests to other fleets too."""
+    policies = [
+        {
+            "cluster": cluster_name(route.model, fleet, protocol, MIRRORED),
+            "runtime_fraction": {"default_value": {"numerator": percent, "denominator": "HUNDRED"}},
+            "disable_shadow_host_suffix_append": True,
+        }
+        for fleet, percent in sorted(route.mirrored.items())
+    ]
+    return {"request_mirror_policies": policies} if policies else {}
+
+
+def _said(route: Route, fleet: str, action: str = "OVERWRITE_IF_EXISTS_OR_ADD") -> list[Json]:
+    """Say on an answer that it is a fleet's."""
+    said = {ARM_HEADER: str(route.arm(fleet)), VERSION_HEADER: str(route.versions[fleet])}
+    return [_header(name, value, action) for name, value in said.items()]
+
+
+def _told() -> list[Json]:
+    """Say on an answer whose it is, as the replica that answered tells."""
+    names = (ARM_HEADER, VERSION_HEADER)
+    return [_header(name, f"%UPSTREAM_METADATA({RECORD}:{name})%", "OVERWRITE_IF_EXISTS_OR_ADD") for name in names]
+
+
+def _header(name: str, value: str, action: str) -> Json:
+    return {"header": {"key": name, "value": value}, "append_action": action}
 
 
 def _answer(status: int, sentence: str) -> Json:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from model_release.environment import FLEETS
 from model_release.errors import RouteNotConfirmed, RouteTakenOver
-from model_release.traffic.router import ArmCounters, Route
+from model_release.traffic.router import (
+    ARM_COUNTERS,
+    CROSS_ARM_RETRY,
+    MIRROR,
+    STICKY,
+    ArmCounters,
+    Route,
+)
 
 
 class MemoryRouter:
     """Holds routes in a dict; the test says what its fleets counted with `count`."""
+
+    capabilities = frozenset({ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR})
 
     def __init__(self) -> None:
         self.routes: dict[str, Route] = {}

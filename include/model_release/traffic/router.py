@@ -15,6 +15,12 @@ MODEL_HEADER = "x-model"
 
 ARMS = ("stable", "canary")
 
+# What a router may be able to do beyond sharing requests by weight; `plan` refuses a spec that needs what it lacks.
+ARM_COUNTERS = "per-arm counters"
+STICKY = "sticky arms"
+CROSS_ARM_RETRY = "cross-arm retry"
+MIRROR = "mirroring"
+
 
 def nothing_released(model: str) -> str:
     """Return the sentence that a router answers with (HTTP 503, gRPC UNAVAILABLE) while no version has weight."""
@@ -37,6 +43,12 @@ class Route:
 
     `weights` are percent and sum to 100, or to 0: then no version is released and every request is answered with
     `nothing_released`. A fleet has weight only with a version. Raises ValueError for a route that no router can hold.
+
+    Requests with the header `sticky_header` go by its value: whose value is on the canary at one weight is there at
+    every higher one, and who comes first is another with each version. Requests without it go by chance, each for
+    itself. What the canary fails to answer, or does not answer within `try_timeout_s`, is asked of stable, where a
+    router can. A fleet in `mirrored` is sent so many percent of all requests a second time, and nobody waits for its
+    answers.
     """
 
     model: str
@@ -46,6 +58,9 @@ class Route:
     canary: str | None
     weights: Mapping[str, int]
     versions: Mapping[str, int | None]
+    sticky_header: str | None = None
+    try_timeout_s: float | None = None
+    mirrored: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -62,14 +77,20 @@ class Route:
         """Return `stable` or `canary`, the role of a fleet; None for a fleet that has neither."""
         return {self.stable: "stable", self.canary: "canary"}.get(fleet)
 
+    @property
+    def falls_back(self) -> bool:
+        """Whether there is a stable version to ask what the canary fails to answer."""
+        return all(fleet is not None and self.versions[fleet] is not None for fleet in (self.stable, self.canary))
+
     def to_dict(self) -> dict[str, Any]:
         """Return the route as JSON values."""
-        return {**self.__dict__, "weights": dict(self.weights), "versions": dict(self.versions)}
+        copied = {name: dict(getattr(self, name)) for name in ("weights", "versions", "mirrored")}
+        return {**self.__dict__, **copied}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Route:
         """
-        Read what `to_dict` wrote; numbers may have become floats on the way.
+        Read what `to_dict` wrote, also before it had all of the fields; numbers may have become floats on the way.
 
         Raises ValueError, KeyError or TypeError when it is no route.
         """
@@ -82,6 +103,9 @@ class Route:
             canary=values["canary"],
             weights={fleet: int(weight) for fleet, weight in values["weights"].items()},
             versions=versions,
+            sticky_header=values.get("sticky_header"),
+            try_timeout_s=values.get("try_timeout_s"),
+            mirrored={fleet: int(percent) for fleet, percent in values.get("mirrored", {}).items()},
         )
 
 
@@ -97,6 +121,9 @@ def _problem(route: Route) -> str | None:
     for fleet, weight in route.weights.items():
         if weight and (fleet not in roles or route.versions[fleet] is None):
             return f"{fleet} has weight {weight} without a role and a version"
+    for fleet, percent in route.mirrored.items():
+        if not 0 < percent <= 100 or fleet not in roles or route.versions[fleet] is None or route.weights[fleet]:
+            return f"{fleet} cannot be mirrored {percent} %: that takes a role and a version, and no weight"
     return None
 
 
@@ -107,17 +134,30 @@ class ArmCounters:
 
     `latency_buckets` maps an upper bound in ms, as text, to the requests below it, and "+Inf" to all; a request that
     got no answer is in "+Inf" only. `generation` names the router processes: counters of two generations do not
-    compare.
+    compare. `mirrored_*` are of the requests that the fleet was sent a second time: no client saw their answers, and
+    they are in none of the others.
     """
 
     requests: int
     errors: int
     latency_buckets: Mapping[str, int] = field(default_factory=dict)
     generation: str = ""
+    mirrored_requests: int = 0
+    mirrored_errors: int = 0
+    mirrored_latency_buckets: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def mirrored(self) -> ArmCounters:
+        """The mirrored requests alone, as an arm of their own."""
+        buckets = self.mirrored_latency_buckets
+        return ArmCounters(self.mirrored_requests, self.mirrored_errors, buckets, self.generation)
 
 
 class Router(Protocol):
     """What carries clients' requests to the fleets."""
+
+    capabilities: frozenset[str]
+    """What it can do of ARM_COUNTERS, STICKY, CROSS_ARM_RETRY and MIRROR."""
 
     def read(self, model: str) -> Route | None:
         """Return the route that was last set, or None for a model that has none."""

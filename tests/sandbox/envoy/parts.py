@@ -36,6 +36,12 @@ def eventually(true: Callable[[], bool], within_s: float = 10) -> None:
         time.sleep(0.02)
 
 
+def mode_of(asked: str, fleet: str) -> str:
+    """What a request asks of the replica that it reaches: `broken` of any, `green:broken` of green's alone."""
+    whose, _, mode = asked.rpartition(":")
+    return mode if whose in ("", fleet) else ""
+
+
 class HttpReplica(http.server.BaseHTTPRequestHandler):
     """Answers with its fleet's name, or as the request's `x-mode` asks."""
 
@@ -47,7 +53,7 @@ class HttpReplica(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("content-length") or 0))
-        mode = self.headers.get("x-mode", "")
+        mode = mode_of(self.headers.get("x-mode", ""), self.server.fleet)  # type: ignore[attr-defined]
         if mode == "hang":
             time.sleep(1)
         body = self.server.fleet.encode()  # type: ignore[attr-defined]
@@ -68,7 +74,7 @@ class GrpcReplica(grpc.GenericRpcHandler):
 
     def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler:
         def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
-            mode = dict(context.invocation_metadata()).get("x-mode", "")
+            mode = mode_of(dict(context.invocation_metadata()).get("x-mode", ""), self.fleet)
             if mode == "broken":
                 context.abort(grpc.StatusCode.INTERNAL, "the model failed")
             if self.fleet == LOST or mode == "not-found":
@@ -149,11 +155,11 @@ class Sandbox:
             self.process.kill()
             self.process.wait()
 
-    def get(self, path: str = INFER, timeout_s: float = 10, **headers: str) -> Answer:
+    def get(self, path: str = INFER, timeout_s: float = 10, body: bytes = b"", **headers: str) -> Answer:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout_s)
         try:
             given = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request("POST", path, headers=given)
+            connection.request("POST", path, body, headers=given)
             reply = connection.getresponse()
             return Answer(reply.status, reply.read().decode(), dict(reply.getheaders()))
         finally:

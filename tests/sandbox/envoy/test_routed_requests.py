@@ -14,9 +14,9 @@ import pytest
 from model_release.environment import Environment
 from model_release.traffic.envoy import EnvoyRouter
 from model_release.traffic.envoy_resources import NOT_ROUTED
-from model_release.traffic.router import no_pins
+from model_release.traffic.router import Route, no_pins
 from tests.contracts.router import NEW, OLD, route, unreleased
-from tests.sandbox.envoy.parts import INFER, MODEL, Sandbox, Upstreams, call, eventually, free_port, put
+from tests.sandbox.envoy.parts import INFER, MODEL, Sandbox, Upstreams, call, eventually, put
 
 PROTOCOLS = ("_http", "_grpc")
 
@@ -96,10 +96,14 @@ def test_grpc_names_its_model_by_metadata_or_authority(
 
 def test_every_answer_says_arm_and_version_also_a_failed_one(sandbox: Sandbox, router: EnvoyRouter) -> None:
     put(router, route(MODEL, canary_percent=100))
-    for mode, status in (("", 200), ("broken", 500), ("refused", 400)):
+    for mode, status, arm in (
+        ("", 200, ("canary", str(NEW))),
+        ("refused", 400, ("canary", str(NEW))),
+        ("broken", 500, ("stable", str(OLD))),  # which was asked when the canary had failed
+    ):
         answer = sandbox.get(x_mode=mode)
         assert answer.status == status
-        assert (answer.headers["x-model-arm"], answer.headers["x-model-version"]) == ("canary", str(NEW))
+        assert (answer.headers["x-model-arm"], answer.headers["x-model-version"]) == arm
 
 
 def test_a_header_forces_the_arm_at_any_weight(sandbox: Sandbox, router: EnvoyRouter) -> None:
@@ -239,17 +243,25 @@ def test_a_request_that_its_client_gave_up_was_slower_than_any_bound(sandbox: Sa
     assert counters.errors == 0
 
 
-def test_a_dead_fleet_is_counted_as_errors_in_both_protocols(
-    sandbox: Sandbox, router: EnvoyRouter, upstreams: Upstreams
-) -> None:
-    dead = {"replicas": [{"name": "dead", "http": f"127.0.0.1:{free_port()}", "grpc": f"127.0.0.1:{free_port()}",
-                          "metrics": "127.0.0.1:1"}]}  # fmt: skip
-    broken = sandbox.environment.model_dump()
-    broken["pairs"]["default"]["green"] = dead
-    router = EnvoyRouter(Environment.model_validate(broken))
-    put(router, route(MODEL, canary_percent=100))
+DEAD = {"name": "dead", "http": "127.0.0.1:1", "grpc": "127.0.0.1:1", "metrics": "127.0.0.1:1"}
+#: Nobody else is there to answer.
+ALONE = route(
+    MODEL, stable="green", canary=None, weights={"blue": 0, "green": 100}, versions={"blue": None, "green": NEW}
+)
+
+
+def with_green(sandbox: Sandbox, *replicas: object) -> EnvoyRouter:
+    """Return a router whose green fleet has these replicas."""
+    values = sandbox.environment.model_dump()
+    values["pairs"]["default"]["green"] = {"replicas": list(replicas)}
+    return EnvoyRouter(Environment.model_validate(values))
+
+
+def test_a_dead_fleet_is_counted_as_errors_in_both_protocols(sandbox: Sandbox) -> None:
+    router = with_green(sandbox, DEAD)
+    put(router, ALONE)
     answer = sandbox.get()
-    assert (answer.status, answer.headers["x-model-arm"]) == (503, "canary")
+    assert (answer.status, answer.headers["x-model-arm"]) == (503, "stable")
     with sandbox.channel() as channel, pytest.raises(grpc.RpcError) as refused:
         call(channel, x_model=MODEL)
     assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
@@ -258,12 +270,8 @@ def test_a_dead_fleet_is_counted_as_errors_in_both_protocols(
 
 
 def test_a_dead_replica_costs_no_client_an_answer_but_is_counted(sandbox: Sandbox, upstreams: Upstreams) -> None:
-    broken = sandbox.environment.model_dump()
-    dead = {"name": "dead", "http": f"127.0.0.1:{free_port()}", "grpc": f"127.0.0.1:{free_port()}",
-            "metrics": "127.0.0.1:1"}  # fmt: skip
-    broken["pairs"]["default"]["green"] = {"replicas": [upstreams.pairs["green"]["replicas"][0], dead]}
-    router = EnvoyRouter(Environment.model_validate(broken))
-    put(router, route(MODEL, canary_percent=100))
+    router = with_green(sandbox, upstreams.pairs["green"]["replicas"][0], DEAD)
+    put(router, ALONE)
     with sandbox.channel() as channel:
         for _ in range(10):
             assert sandbox.get().body == "green"
@@ -273,18 +281,11 @@ def test_a_dead_replica_costs_no_client_an_answer_but_is_counted(sandbox: Sandbo
     assert counters.requests == 20 + counters.errors
 
 
-def with_green(sandbox: Sandbox, *replicas: object) -> EnvoyRouter:
-    """Return a router whose canary fleet has these replicas."""
-    values = sandbox.environment.model_dump()
-    values["pairs"]["default"]["green"] = {"replicas": list(replicas)}
-    return EnvoyRouter(Environment.model_validate(values))
-
-
 def test_a_replica_that_lost_the_model_costs_no_client_an_answer_but_is_counted(
     sandbox: Sandbox, upstreams: Upstreams
 ) -> None:
     router = with_green(sandbox, upstreams.pairs["green"]["replicas"][0], upstreams.lost)
-    put(router, route(MODEL, canary_percent=100))
+    put(router, ALONE)
     for _ in range(10):
         assert sandbox.get().body == "green"
     counters = router.counters(MODEL, "default")["green"]
@@ -297,19 +298,20 @@ def test_a_replica_that_lost_the_model_costs_no_client_an_answer_but_is_counted(
 
 def test_a_fleet_that_lost_the_model_is_counted_as_errors(sandbox: Sandbox, upstreams: Upstreams) -> None:
     router = with_green(sandbox, upstreams.lost)
-    put(router, route(MODEL, canary_percent=100))
+    put(router, ALONE)
     for _ in range(5):
         assert sandbox.get().status == 404
     counters = router.counters(MODEL, "default")["green"]
     assert counters.requests == counters.errors >= 5
 
 
+@pytest.mark.parametrize("asked", [ALONE, route(MODEL, canary_percent=100)], ids=["alone", "canary"])
 def test_a_grpc_client_that_pins_a_version_which_is_not_served_is_no_error_of_the_arm(
-    sandbox: Sandbox, upstreams: Upstreams
+    sandbox: Sandbox, upstreams: Upstreams, asked: Route
 ) -> None:
     green = upstreams.pairs["green"]["replicas"][0]
     router = with_green(sandbox, green, {**green, "name": "second"})
-    put(router, route(MODEL, canary_percent=100))
+    put(router, asked)
     with sandbox.channel() as channel:
         for _ in range(4):
             with pytest.raises(grpc.RpcError) as refused:
