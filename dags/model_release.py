@@ -4,18 +4,23 @@ Airflow DAGs `release_<name>`: one for every model config of include/model_confi
     plan → export → validate → publish → benchmark → deploy → canary 10 → 50 → 100 → promote → finish
 
 With `canary.shadow` a shadow comes before the canary: real requests, whose answers nobody waits for.
-A restore goes from plan straight to deploy. A verdict against the canary, or the failure of any task from deploy on,
-leads to roll_back. `finish` always runs and is the only leaf: the run is green only if what serves is what was asked.
+A restore goes from plan straight to deploy. With `canary.approval` a person says yes before deploy, or before the last
+stage. A verdict against the canary, or the failure of any task from deploy on, leads to roll_back. `finish` always runs
+and is the only leaf: the run is green only if what serves is what was asked.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 from airflow.sdk import DAG, Label, TaskGroup, TriggerRule
 
 from model_release.spec import ModelSpec
+from model_release_airflow.approve import ApproveRelease
 from model_release_airflow.configs import read_configs
 from model_release_airflow.schedules import params_of, schedule_of
 from model_release_airflow.steps import (
+    APPROVE,
     Plan,
     ReleaseStep,
     RollBack,
@@ -23,6 +28,7 @@ from model_release_airflow.steps import (
     decide,
     first_stage,
     group_of,
+    last_asked,
     minutes,
     stages_of,
     tooltip_of,
@@ -47,7 +53,9 @@ def release_dag(spec: ModelSpec) -> DAG:
         tags=["model-release", spec.name],
     ) as dag:
         plan = Plan(spec=spec, step="plan", execution_timeout=minutes(10))
-        begin_at = build_or_restore.override(execution_timeout=minutes(5))()
+        asks_early = spec.canary.approval == "before_canary"
+        past_bench = APPROVE if asks_early else "deploy"
+        begin_at = build_or_restore.override(execution_timeout=minutes(5))(past_bench)
 
         export = ReleaseStep(spec=spec, step="export", **SAFE)
         validate = ReleaseStep(spec=spec, step="validate", **SAFE)
@@ -65,14 +73,25 @@ def release_dag(spec: ModelSpec) -> DAG:
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
             execution_timeout=minutes(60),
         )
-        begin_canary = first_stage.override(execution_timeout=minutes(5))()
+        begin_canary = first_stage.override(execution_timeout=minutes(5))(last_asked(spec))
 
         plan >> begin_at
-        begin_at >> Label("build") >> export >> validate >> publish >> benchmark >> deploy >> begin_canary
+        begin_at >> Label("build") >> export >> validate >> publish >> benchmark
         begin_at >> Label("restore, never benchmarked") >> benchmark
-        begin_at >> Label("restore") >> deploy
+        approve = approval(spec) if spec.canary.approval != "none" else None
+        if approve is not None and asks_early:
+            begin_at >> Label("restore") >> approve
+            benchmark >> approve >> deploy
+        else:
+            begin_at >> Label("restore") >> deploy
+            benchmark >> deploy
+        deploy >> begin_canary
 
         stages = [canary_stage(spec, stage) for stage in stages_of(spec)]
+        entries: list[Any] = [shift for shift, _ in stages]
+        if approve is not None and not asks_early:
+            approve >> entries[-1]
+            entries[-1] = approve
         promote = ReleaseStep(spec=spec, step="promote", execution_timeout=minutes(10))
         roll_back = RollBack(
             spec=spec, step="roll_back", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(15)
@@ -80,10 +99,10 @@ def release_dag(spec: ModelSpec) -> DAG:
         finish = ReleaseStep(spec=spec, step="finish", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(10))
 
         # A stage may be left out of a plan, so every decision reaches all later stages, not only the next.
-        for position, (shift, verdict) in enumerate(stages):
-            begin_canary >> shift
-            for later_shift, _ in stages[position + 1 :]:
-                verdict >> Label("advance") >> later_shift
+        for position, (_, verdict) in enumerate(stages):
+            begin_canary >> entries[position]
+            for later in entries[position + 1 :]:
+                verdict >> Label("advance") >> later
             verdict >> Label("rollback") >> roll_back
         stages[-1][1] >> Label("advance") >> promote >> roll_back >> finish
         promote >> finish
@@ -102,9 +121,19 @@ def canary_stage(spec: ModelSpec, stage: int) -> tuple[ReleaseStep, object]:
             execution_timeout=minutes(10),
         )
         watch = WatchCanary(spec=spec, stage=stage, task_id="watch", execution_timeout=minutes(5))
-        verdict = decide.override(task_id="decide", execution_timeout=minutes(5))(stage)
+        verdict = decide.override(task_id="decide", execution_timeout=minutes(5))(stage, last_asked(spec))
         shift >> watch >> verdict
     return shift, verdict
+
+
+def approval(spec: ModelSpec) -> ApproveRelease:
+    """Wait for a person's yes, with the evidence before them; no answer in time is a no."""
+    return ApproveRelease(
+        spec=spec,
+        task_id=APPROVE,
+        trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
+        execution_timeout=minutes(10),
+    )
 
 
 for spec in read_configs().specs.values():

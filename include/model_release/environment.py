@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from model_release.errors import BadModelConfig
-from model_release.spec import Section
+from model_release.spec import ChangePolicy, Section
 from model_release.spec_files import parse_section
 
 ENVIRONMENT_VARIABLE = "MODEL_RELEASE_ENVIRONMENT"
@@ -169,6 +169,46 @@ class Signing(Section):
         return self
 
 
+class Channel(Section):
+    """
+    Where messages of one connection go: Apprise URLs, one a line, which hold the secret of the place.
+
+    Best by reference: a file, such as a mounted secret, or an environment variable of the process.
+    """
+
+    url: SecretStr | None = None
+    url_file: Path | None = None
+    url_variable: str | None = None
+
+    @model_validator(mode="after")
+    def _one_of_them(self) -> Channel:
+        if sum(given is not None for given in (self.url, self.url_file, self.url_variable)) != 1:
+            raise ValueError("give one of url_file, url_variable and url")
+        return self
+
+    def urls(self) -> list[str]:
+        """Return the URLs. Raises OSError when the file or the variable is not there."""
+        if self.url_file is not None:
+            text = self.url_file.read_text(encoding="utf-8")
+        elif self.url_variable is not None:
+            if self.url_variable not in os.environ:
+                message = f"the variable {self.url_variable} is not set"
+                raise OSError(message)
+            text = os.environ[self.url_variable]
+        else:
+            text = self.url.get_secret_value() if self.url else ""
+        return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+class PolicyForAll(ChangePolicy):
+    """What holds for every model; `max_releases_a_day` counts all of them together."""
+
+    one_canary_per_pair: bool = False
+    """A build waits before its deploy while another model has a canary on the fleet pair; a restore never does."""
+    queue_s: Annotated[float, Field(gt=0)] = 3000
+    """How long it waits; a task of Airflow's deploy may take an hour in all."""
+
+
 class Environment(Section):
     """All that a step needs to know of the world."""
 
@@ -182,6 +222,9 @@ class Environment(Section):
     signing: Signing = Signing()
     recycler: Recycler = NoRecycler()
     """Who starts a replica anew that a failed or hung load has left unwell."""
+    change_policy: PolicyForAll = PolicyForAll()
+    notify: dict[str, Channel] = {}
+    """The connections that messages go to, by the name that `notify` of a model config gives them."""
     lease_s: Annotated[float, Field(ge=5)] = 120
     load_timeout_s: Annotated[float, Field(gt=0)] = 300
     call_timeout_s: Annotated[float, Field(gt=0)] = 10

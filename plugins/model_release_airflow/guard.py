@@ -10,6 +10,7 @@ from airflow.sdk import task
 from airflow.sdk.exceptions import AirflowFailException
 
 from model_release_airflow.connection import environment_of_task
+from model_release_airflow.messages import channels_of
 from model_release_airflow.steps import library_step
 
 log = logging.getLogger(__name__)
@@ -18,13 +19,15 @@ log = logging.getLogger(__name__)
 @task
 def return_orphans() -> dict[str, Any]:
     """Return the canaries whose release has died; fails with every problem, after all models were looked at."""
-    return _told(library_step("guard").return_orphans(environment_of_task()))
+    environment = environment_of_task()
+    return _told(library_step("guard").return_orphans(environment, channels=channels_of(environment)))
 
 
 @task
 def heal() -> dict[str, Any]:
     """Heal what serves; fails with every problem, after all models were looked at."""
-    return _told(library_step("guard").heal_all(environment_of_task()))
+    environment = environment_of_task()
+    return _told(library_step("guard").heal_all(environment, channels=channels_of(environment)))
 
 
 def _told(done: Any) -> dict[str, Any]:

@@ -16,10 +16,15 @@ from model_release.errors import ReleaseError
 from model_release.identity import Release
 from model_release.spec import ModelSpec
 from model_release_airflow.connection import environment_of_task
+from model_release_airflow.links import ReportLink
+from model_release_airflow.messages import channels_of
 from model_release_airflow.releases import release_of
 
 ERROR = "error"
 """The XCom key under which a failed step leaves its sentence."""
+
+APPROVE = "approve"
+"""The task that waits for a person's yes, in the DAG of a model whose config asks for one."""
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +42,7 @@ class ReleaseStep(BaseOperator):
     """
 
     ui_color = "#e8f0fe"
+    operator_extra_links = (ReportLink(),)
 
     def __init__(self, *, spec: ModelSpec, step: str, stage: int | None = None, **arguments: Any) -> None:
         arguments.setdefault("task_id", step)
@@ -66,17 +72,32 @@ def told(context: Context, spec: ModelSpec, run: Callable[[Release], dict[str, A
 
     Raises AirflowFailException, which is not tried again, unless the library says that another try may help.
     """
+    release: Release | None = None
     try:
-        result = run(release_of(context, spec))
+        release = release_of(context, spec)
+        result = run(release)
     except ReleaseError as error:
         log.error("%s", error)  # noqa: TRY400  # the sentence is for people; the traceback follows from Airflow
         context["ti"].xcom_push(key=ERROR, value=str(error))
         if error.retryable:
             raise
         raise AirflowFailException(str(error)) from error
+    finally:
+        if release is not None:
+            tell_people(release.model)
     for line in result.get("lines") or [json.dumps(result, default=str)]:
         log.info("%s", line)
     return result
+
+
+def tell_people(model: str) -> None:
+    """Send what a model's events have to say to whom its config names; what goes wrong is only logged."""
+    try:
+        environment = environment_of_task()
+    except ReleaseError as error:
+        log.warning("no messages of %s were sent: %s", model, error)
+        return
+    library_step("notify").tell(model, environment, channels_of(environment))
 
 
 class Plan(ReleaseStep):
@@ -114,29 +135,29 @@ def reason_to_go_back(context: Context, states: dict[str, Any]) -> str:
 
 
 @task.branch
-def build_or_restore(ti: Any = None) -> str:
-    """Go to export for a build, else past what the archive holds already."""
+def build_or_restore(past_bench: str, ti: Any = None) -> str:
+    """Go to export for a build, else past what the archive holds already; `past_bench` is what follows benchmark."""
     planned = ti.xcom_pull(task_ids="plan")
     if planned["kind"] == "build":
         return "export"
-    return "deploy" if planned["skip_benchmark"] else "benchmark"
+    return past_bench if planned["skip_benchmark"] else "benchmark"
 
 
 @task.branch(trigger_rule=TriggerRule.ALL_SUCCESS)
-def first_stage(ti: Any = None) -> str:
+def first_stage(asked: int | None, ti: Any = None) -> str:
     """Go to the first stage of the plan; a first release has the stage 100 alone."""
-    return shift_of(ti.xcom_pull(task_ids="plan")["stages"][0])
+    return entry_of(ti.xcom_pull(task_ids="plan")["stages"][0], asked)
 
 
 @task.branch
-def decide(stage: int, ti: Any = None) -> str:
-    """Go on or back, as the verdict of the stage says."""
+def decide(stage: int, asked: int | None, ti: Any = None) -> str:
+    """Go on or back, as the verdict of the stage says; before the stage `asked` a person is asked."""
     verdict = ti.xcom_pull(task_ids=watch_of(stage))
     log.info("stage %s %%: %s (%s), so: %s", stage, verdict["verdict"], verdict["reason"], verdict["action"])
     if verdict["action"] != "advance":
         return "roll_back"
     later = [other for other in ti.xcom_pull(task_ids="plan")["stages"] if other > stage]
-    return shift_of(later[0]) if later else "promote"
+    return entry_of(later[0], asked) if later else "promote"
 
 
 def stages_of(spec: ModelSpec) -> list[int]:
@@ -157,6 +178,16 @@ def tooltip_of(stage: int) -> str:
 def shift_of(stage: int) -> str:
     """Return the id of the task that begins a stage."""
     return f"{group_of(stage)}.shift"
+
+
+def last_asked(spec: ModelSpec) -> int | None:
+    """Return the stage before which a person is asked, if there is one."""
+    return spec.canary.stages[-1] if spec.canary.approval == "before_full" else None
+
+
+def entry_of(stage: int, asked: int | None) -> str:
+    """Return the id of the task that leads into a stage."""
+    return APPROVE if stage == asked else shift_of(stage)
 
 
 def watch_of(stage: int) -> str:

@@ -18,21 +18,27 @@ from model_release_airflow.connection import environment_of_trigger
 
 class LookTrigger(BaseTrigger):
     """
-    Take a look every `interval_s` until one of them decides the stage.
+    Take a look every `interval_s` until one of them decides the stage, or finds that a person has to be asked.
 
     Its event is the deciding look, or `{"error": sentence}`. All state is in the ledger: another triggerer goes on
     where this one stopped.
     """
 
-    def __init__(self, release: dict[str, Any], stage: int, interval_s: float) -> None:
+    def __init__(self, release: dict[str, Any], stage: int, interval_s: float, asked: bool = False) -> None:
         super().__init__()
         self.release = release
         self.stage = stage
         self.interval_s = interval_s
+        self.asked = asked
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return what another process needs to build this trigger."""
-        arguments = {"release": self.release, "stage": self.stage, "interval_s": self.interval_s}
+        arguments = {
+            "release": self.release,
+            "stage": self.stage,
+            "interval_s": self.interval_s,
+            "asked": self.asked,
+        }
         return ("model_release_airflow.triggers.LookTrigger", arguments)
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
@@ -56,7 +62,47 @@ class LookTrigger(BaseTrigger):
             self.log.warning("no look: %s", error)
             return None
         self.log.info("stage %s %%: %s (%s)", self.stage, look["verdict"], look["reason"])
-        return look if look["done"] else None
+        return look if look["done"] or (look["held_until"] and not self.asked) else None
+
+
+class ApprovalTrigger(BaseTrigger):
+    """
+    Look every `interval_s` whether a release that waits for an approval has an answer, and at its canary.
+
+    Its event is the look that ends the wait, or `{"error": sentence}`.
+    """
+
+    def __init__(self, release: dict[str, Any], interval_s: float) -> None:
+        super().__init__()
+        self.release = release
+        self.interval_s = interval_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another process needs to build this trigger."""
+        arguments = {"release": self.release, "interval_s": self.interval_s}
+        return ("model_release_airflow.triggers.ApprovalTrigger", arguments)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look until the wait is over."""
+        while True:
+            try:
+                environment = await environment_of_trigger()
+                look = await asyncio.to_thread(_approval_once, Release.from_dict(self.release), environment)
+            except ReleaseError as error:
+                if not error.retryable:
+                    yield TriggerEvent({"error": str(error)})
+                    return
+                self.log.warning("no look: %s", error)
+            else:
+                if look["done"]:
+                    yield TriggerEvent(look)
+                    return
+            await asyncio.sleep(self.interval_s)
+
+
+def _approval_once(release: Release, environment: Environment) -> dict[str, Any]:
+    look: dict[str, Any] = steps.library_step("approve").look(release, environment)
+    return look
 
 
 def _look_once(release: Release, environment: Environment, stage: int) -> dict[str, Any]:

@@ -1,44 +1,74 @@
-"""The task that judges a canary stage; it waits in the triggerer."""
+"""The task that judges a canary stage; it waits in the triggerer, and asks a person when the looks do not decide."""
 
 from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any, NoReturn
 
-from airflow.sdk import BaseOperator, Context
+from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
 from model_release.spec import ModelSpec
+from model_release_airflow.asking import ANSWER, MOST_EXTENDED_S, AsksPeople
 from model_release_airflow.releases import release_of
-from model_release_airflow.steps import ERROR
+from model_release_airflow.steps import ERROR, library_step, tell_people
 from model_release_airflow.triggers import LookTrigger
 
 _GRACE_S = 300.0
 
 
-class WatchCanary(BaseOperator):
-    """Judge one stage look by look; the result is the deciding look with its `action`, advance or rollback."""
+class WatchCanary(AsksPeople):
+    """
+    Judge one stage look by look; the result is the deciding look with its `action`, advance or rollback.
+
+    A stage that is held is asked about; looks go on, and one that decides is not overruled by an answer.
+    """
 
     ui_color = "#fff4d6"
+    answers = {"Advance": "advance", "Roll back": "roll_back", "Extend": "extend"}
 
     def __init__(self, *, spec: ModelSpec, stage: int, **arguments: Any) -> None:
-        super().__init__(**arguments)
+        super().__init__(approvers=spec.canary.approvers, default="Roll back", **arguments)
         self.spec = spec
         self.stage = stage
 
     def execute(self, context: Context) -> NoReturn:
-        """Hand over to the triggerer; the looks know their own deadlines, this timeout is for when none succeeds."""
+        """Hand over to the triggerer; the looks know their own deadlines, the timeout is for when none succeeds."""
+        self._wait(context, asked=False)
+
+    def _wait(self, context: Context, *, asked: bool) -> NoReturn:
         canary = self.spec.canary
         trigger = LookTrigger(
-            release=release_of(context, self.spec).to_dict(), stage=self.stage, interval_s=canary.look_interval_s
+            release=release_of(context, self.spec).to_dict(),
+            stage=self.stage,
+            interval_s=canary.look_interval_s,
+            asked=asked,
         )
-        timeout = timedelta(seconds=canary.max_bake_s + canary.hold_s + _GRACE_S)
-        self.defer(trigger=trigger, method_name="judged", timeout=timeout)
+        timeout_s = canary.max_bake_s + canary.hold_s + (MOST_EXTENDED_S if asked else _GRACE_S)
+        self.defer(trigger=trigger, method_name="judged", timeout=timedelta(seconds=timeout_s))
 
     def judged(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
-        """Return the look that decided the stage. Raises AirflowFailException when looking itself failed."""
+        """
+        Return the look that decided the stage; before that, ask about one that is held, or note the answer.
+
+        Raises AirflowFailException when looking itself failed.
+        """
+        release = release_of(context, self.spec)
+        if ANSWER in event:
+            if self.note_answer(release, event) == "extend":
+                self._ask(context, library_step("watch").look(release, self.environment(), self.stage))
+            self._wait(context, asked=True)
+        tell_people(release.model)
         if ERROR in event:
             context["ti"].xcom_push(key=ERROR, value=event[ERROR])
             raise AirflowFailException(event[ERROR])
+        if not event["done"]:
+            self._ask(context, event)
+            self._wait(context, asked=True)
         self.log.info("stage %s %%: %s, so: %s", self.stage, event["reason"], event["action"])
         return event
+
+    def _ask(self, context: Context, look: dict[str, Any]) -> None:
+        release = release_of(context, self.spec)
+        asked = library_step("held").question(release, self.environment(), self.stage, look)
+        self.ask_people(context, asked["subject"], asked["body"])

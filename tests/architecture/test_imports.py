@@ -18,7 +18,7 @@ LIBRARY = "model_release"
 CORE = {"errors", "spec", "spec_files", "identity", "environment"}
 PARTS = {
     *("intake", "isolation", "landlock", "wire", "export", "parity", "build", "report"),
-    *("repository", "ledger", "triton", "benchmark", "traffic", "gates"),
+    *("repository", "ledger", "triton", "benchmark", "traffic", "gates", "messages"),
 }
 #: What each layer of the library may import besides itself.
 ALLOWED = {

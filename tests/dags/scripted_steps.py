@@ -24,6 +24,7 @@ class Script:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.told: list[str] = []
         self.releases: list[Any] = []
         self.reasons: list[str] = []
         self.stages = [10, 50, 100]
@@ -38,7 +39,11 @@ class Script:
 
     def step(self, name: str) -> SimpleNamespace:
         """Stand in for a module of `model_release.steps`."""
-        return SimpleNamespace(run=lambda *arguments: self._run(name, *arguments), look=self._look)
+        return SimpleNamespace(
+            run=lambda *arguments: self._run(name, *arguments),
+            look=self._look,
+            tell=lambda model, *_: self.told.append(model),
+        )
 
     def _run(self, name: str, release: Any, environment: Any, *arguments: Any) -> dict[str, Any]:
         assert environment.s3.bucket == "models"
@@ -72,4 +77,11 @@ class Script:
 
 def look(verdict: str, reason: str = "as told", *, done: bool = True) -> dict[str, Any]:
     """Return a look as `steps.watch.look` does."""
-    return {"done": done, "verdict": verdict, "reason": reason, "action": verdict if done else None, "gates": []}
+    return {
+        "held_until": None,
+        "done": done,
+        "verdict": verdict,
+        "reason": reason,
+        "action": verdict if done else None,
+        "gates": [],
+    }

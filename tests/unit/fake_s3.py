@@ -190,7 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
     def ListObjectsV2(self) -> None:  # noqa: N802
         prefix, delimiter = self.query.get("prefix", ""), self.query.get("delimiter")
         found = [] if "lists late" in self.fake.faults else sorted(self.fake.objects)
-        rests = {key: key.removeprefix(prefix) for key in found if key.startswith(prefix)}
+        after = self.query.get("start-after", "")
+        rests = {key: key.removeprefix(prefix) for key in found if key.startswith(prefix) and key > after}
         folded = delimiter is not None and "lists no folders" not in self.fake.faults
         folders = {rest.partition("/")[0] for rest in rests.values() if "/" in rest} if folded else set()
         entries = [self.entry(key) for key, rest in rests.items() if not (folded and "/" in rest)]

@@ -120,8 +120,8 @@ class SteppedStore:
     def get(self, key: str) -> tuple[bytes, str]:
         return self._read(lambda: self._got(key))
 
-    def objects(self, prefix: str) -> list[StoredObject]:
-        found = self._read(lambda: sorted(key for key in self.bodies if key.startswith(prefix)))
+    def objects(self, prefix: str, *, after: str = "") -> list[StoredObject]:
+        found = self._read(lambda: sorted(key for key in self.bodies if key.startswith(prefix) and key > after))
         return [StoredObject(key, len(self.bodies[key]), _etag(self.bodies[key]), self.clock) for key in found]
 
     def put(self, key: str, body: bytes, *, if_absent: bool = False, if_match: str | None = None) -> str:

@@ -97,6 +97,13 @@ def test_an_inconclusive_stage_ends_at_its_deadline_as_the_config_says(
     assert _action(canary, verdict(what), age_s) == action
 
 
+def test_what_a_person_adds_to_a_hold_is_waited_for_too() -> None:
+    canary = _with_hold(Canary(), extended_s=100)
+
+    assert _action(canary, verdict("inconclusive"), 900 + 3600 + 99) is None
+    assert _action(canary, verdict("inconclusive"), 900 + 3600 + 100) == "rollback"
+
+
 def promotion(version: int) -> Promotion:
     return Promotion(version=version, digest="d", kind=Kind.BUILD, decision=version, at=NOW, run_id="r")
 

@@ -10,6 +10,7 @@ import typer
 
 from model_release.cli.output import Contract, Output
 from model_release.ledger.events import Events
+from model_release.ledger.queue import CanaryQueue
 from model_release.ledger.state import State, StateFile
 from model_release.repository.archive import PARTS, Archive
 from model_release.repository.manifest import digest_of
@@ -40,6 +41,10 @@ def status(
     states = [state for state in states if state.model in current or state.revision > 0]
     columns = ["model", "stable", "canary", "standby", "weights", "release", "rejected"]
     output.table("What serves", columns, [_row(state) for state in states])
+    for pair in output.environment.pairs if output.environment.change_policy.one_canary_per_pair else ():
+        for place, entry in enumerate(CanaryQueue(store, pair).entries()):
+            what = "has its canary" if place == 0 else f"waits, number {place} in the queue"
+            output.say(f"pair {pair}: {entry.model} version {entry.version} {what}, since {entry.since:%H:%M:%S} UTC")
     output.give([state.model_dump(mode="json") for state in states])
 
 

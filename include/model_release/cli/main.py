@@ -9,7 +9,19 @@ from typing import Annotated
 
 import typer
 
-from model_release.cli import guard, judge, look, model, plan, proof, provenance, prune, release
+from model_release.cli import (
+    decide,
+    guard,
+    judge,
+    look,
+    model,
+    plan,
+    proof,
+    provenance,
+    prune,
+    release,
+    report,
+)
 from model_release.cli.output import Output, error_line
 from model_release.errors import ReleaseError, UnknownModel
 
@@ -44,6 +56,8 @@ proof.register(app)
 release.register(app)
 look.register(app)
 plan.register(app)
+report.register(app)
+decide.register(app)
 judge.register(app)
 guard.register(app)
 provenance.register(app)

@@ -58,7 +58,7 @@ def rollback(
     contract: Contract = None,
 ) -> None:
     """Go back: abort a live canary, else restore the standby, or the newest promoted version, or the one asked for."""
-    from model_release.steps import abort
+    from model_release.steps import abort, notify
 
     output: Output = context.obj
     model, store = output.model(name, contract), ObjectStore(output.environment.s3)
@@ -74,6 +74,7 @@ def rollback(
 
     if to is None and state.canary is not None:
         result = abort.run(asked(state.canary.version, "abort"), output.environment)
+        notify.tell(model, output.environment)
         output.say(f"[green]ok[/green] the canary {result['version']} of {model} is gone and rejected: {reason}")
         output.give(result)
         return

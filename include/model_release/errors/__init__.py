@@ -10,6 +10,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── RouterLacks          the spec needs what the environment's router cannot do
     │   ├── ControlRefused       the environment's triton_key does not open a replica's control API
     │   ├── UnknownModel
+    │   ├── ReportMissing
     │   ├── CheckpointMissing
     │   ├── CheckpointUnreadable
     │   │   └── CheckpointUnsafe     its bytes would run code, or escape their folder
@@ -24,6 +25,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── RouteAloneSetBack    the traffic is back on stable, and the ledger does not know
     │   ├── ReplicaUnavailable
     │   ├── RouterUnavailable
+    │   ├── MessageNotSent
     │   └── MetricsUnavailable
     ├── Refused                  a rule of the pipeline forbids it
     │   ├── ClaimHeld
@@ -38,6 +40,10 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── AlreadyStable
     │   ├── ContractBroken
     │   ├── NothingToRollBackTo
+    │   ├── NothingToDecide      no release waits for a person
+    │   ├── ChangeFrozen         a change policy forbids it now
+    │   ├── TooManyReleases
+    │   ├── CanaryQueued         another model's canary is on the fleet pair
     │   ├── NoAdvanceVerdict
     │   └── RouteTakenOver
     └── Failed                   a check did not pass
@@ -66,6 +72,7 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── ObjectiveNotMet
         ├── RouteNotConfirmed
         ├── RouteUnreadable
+        ├── NotApproved          a person said no, or nobody anything
         ├── RolledBack
         └── NotAsAsked
 
@@ -84,6 +91,7 @@ from model_release.errors.bad_input import (
     LookUnusable,
     ModelRefusesInputs,
     ProviderMissing,
+    ReportMissing,
     RouterLacks,
     SamplesUnusable,
     SignerMissing,
@@ -106,6 +114,7 @@ from model_release.errors.failed import (
     BytesDiffer,
     DigestDiffers,
     LoadFailed,
+    NotApproved,
     NotAsAsked,
     ObjectiveNotMet,
     ProofFailed,
@@ -134,20 +143,25 @@ from model_release.errors.proof import (
 from model_release.errors.refused import (
     AlreadyStable,
     CanaryLive,
+    CanaryQueued,
+    ChangeFrozen,
     ClaimHeld,
     ContractBroken,
     NoAdvanceVerdict,
+    NothingToDecide,
     NothingToRollBackTo,
     RouteTakenOver,
     SignatureMissing,
     StaleBuild,
     Superseded,
+    TooManyReleases,
     VersionNotFound,
     VersionPruned,
     VersionRejected,
     VersionTaken,
 )
 from model_release.errors.unavailable import (
+    MessageNotSent,
     MetricsUnavailable,
     ReplicaUnavailable,
     RouteAloneSetBack,
@@ -166,6 +180,8 @@ __all__ = [
     "BenchmarkFailed",
     "BytesDiffer",
     "CanaryLive",
+    "CanaryQueued",
+    "ChangeFrozen",
     "CheckpointMissing",
     "CheckpointUnreadable",
     "CheckpointUnsafe",
@@ -179,12 +195,15 @@ __all__ = [
     "Failed",
     "LoadFailed",
     "LookUnusable",
+    "MessageNotSent",
     "MetricsUnavailable",
     "ModelRefusesInputs",
     "NoAdvanceVerdict",
+    "NotApproved",
     "NotAsAsked",
     "NotDeterministic",
     "NotFinite",
+    "NothingToDecide",
     "NothingToRollBackTo",
     "ObjectiveNotMet",
     "OnnxUnusable",
@@ -198,6 +217,7 @@ __all__ = [
     "Refused",
     "ReleaseError",
     "ReplicaUnavailable",
+    "ReportMissing",
     "RolledBack",
     "RouteAloneSetBack",
     "RouteNotConfirmed",
@@ -217,6 +237,7 @@ __all__ = [
     "StoreUnavailable",
     "Superseded",
     "TensorsDoNotMatch",
+    "TooManyReleases",
     "Unavailable",
     "UnknownModel",
     "VersionNotFound",

@@ -70,6 +70,14 @@ class SignerMissing(BadInput):
         )
 
 
+class ReportMissing(BadInput):
+    """The ledger knows no such release."""
+
+    def __init__(self, model: str, run: str | None, version: int | None) -> None:
+        what = f"the run {run}" if run else f"version {version}" if version else "any release"
+        super().__init__(f"the ledger of {model} knows nothing of {what}. 'model-release history {model}' lists it.")
+
+
 class UnknownModel(BadInput):
     """No config of that name exists."""
 

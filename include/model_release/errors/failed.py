@@ -110,6 +110,13 @@ class RouteUnreadable(Failed):
         )
 
 
+class NotApproved(Failed):
+    """A person had to say yes, and did not."""
+
+    def __init__(self, version: int, said: str) -> None:
+        super().__init__(f"version {version} was not approved: {said}. Release it again to ask again.")
+
+
 class RolledBack(Failed):
     """The release went back; the run ends red."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 
 from model_release.errors.base import Refused, listing
 
@@ -138,6 +139,52 @@ class NoAdvanceVerdict(Refused):
     def __init__(self, model: str, stage: int, verdict: str | None) -> None:
         super().__init__(
             f"{model} may not go past stage {stage}: the ledger's verdict of it is {verdict or 'missing'}, not advance."
+        )
+
+
+class ChangeFrozen(Refused):
+    """A change policy lets no build start or advance now."""
+
+    def __init__(self, model: str, what: str, start: datetime, end: datetime, reason: str, now: datetime) -> None:
+        reaches = "" if start <= now else f", which begins at {start.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        super().__init__(
+            f"no build of {model} {what} before {end.astimezone(UTC):%Y-%m-%d %H:%M} UTC: {reason}{reaches}. Release "
+            "it again after that. A restore always may: model-release rollback."
+        )
+
+
+class TooManyReleases(Refused):
+    """A change policy's limit on builds a day is reached."""
+
+    def __init__(self, whose: str, limit: int, free_at: datetime, now: datetime) -> None:
+        wait_min = max(0.0, (free_at - now).total_seconds() / 60)
+        super().__init__(
+            f"{limit} builds of {whose} began within 24 hours, and change_policy.max_releases_a_day allows no more. "
+            f"The next may begin at {free_at.astimezone(UTC):%Y-%m-%d %H:%M} UTC, in {wait_min:.0f} minutes. A restore "
+            "always may: model-release rollback."
+        )
+
+
+class CanaryQueued(Refused):
+    """Another model's canary was on the fleet pair for as long as one waits."""
+
+    def __init__(self, model: str, pair: str, first: str, version: int, place: int, waited_s: float) -> None:
+        others = "" if place == 1 else f", and {place - 1} more waited before it"
+        super().__init__(
+            f"{model} waited {waited_s:g} s for its turn at the fleet pair {pair!r}, where {first} version {version} "
+            f"has its canary{others}. 'model-release status' shows the queue. Release it again, or end the other: "
+            f"model-release abort {first}."
+        )
+
+
+class NothingToDecide(Refused):
+    """No release of the model waits for a person."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(
+            f"{model} waits for no decision: {why or 'it was decided in this moment'}. A stage that is held and an "
+            f"approval wait for one; 'model-release status {model}' says what goes on, and a live canary is ended "
+            f"with 'model-release abort {model}'."
         )
 
 

@@ -40,6 +40,15 @@ class RouterUnavailable(Unavailable):
         super().__init__(f"the router {where} did not answer: {why}.")
 
 
+class MessageNotSent(Unavailable):
+    """Somebody who asked to be told could not be."""
+
+    def __init__(self, connection: str, event: str, why: str) -> None:
+        super().__init__(
+            f"the message of {event} was not sent by the connection {connection!r}: {why}. It is tried again for a day."
+        )
+
+
 class MetricsUnavailable(Unavailable):
     """The source of a look did not answer."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Self
 
 from model_release.errors import ClaimHeld, ReleaseError, Superseded
@@ -19,6 +19,9 @@ from model_release.ledger.state import ClaimRecord, State, StateFile
 from model_release.repository.store import ObjectStore
 
 _SUPERSEDED_KEPT = 200
+
+APPROVE = "approve"
+"""The phase in which a person is asked; the claim is held meanwhile, though no step may run that renews it."""
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +82,13 @@ class Claim:
         self._renewer.join()
 
 
+def _busy_until(claim: ClaimRecord) -> datetime:
+    """Return when others may take a claim over: once its lease is over, or a person has not answered in time."""
+    if claim.phase == APPROVE and claim.held_until is not None:
+        return max(claim.expires_at, claim.held_until)
+    return claim.expires_at
+
+
 def take(
     file: StateFile,
     store: ObjectStore,
@@ -107,8 +117,9 @@ def take(
             raise Superseded(release.model, 0, state.epoch, holder)
         superseded = state.superseded
         if held is not None and held.holder != release.holder:
-            if held.expires_at > now and release.kind != "restore":
-                raise ClaimHeld(release.model, held.holder, held.phase, (held.expires_at - now).total_seconds())
+            until = _busy_until(held)
+            if until > now and release.kind != "restore":
+                raise ClaimHeld(release.model, held.holder, held.phase, (until - now).total_seconds())
             superseded = [*superseded, held.holder][-_SUPERSEDED_KEPT:]
         claim = ClaimRecord(
             run_id=release.run_id,

@@ -16,6 +16,7 @@ class Events:
 
     def __init__(self, store: ObjectStore, model: str) -> None:
         self._store = store
+        self._model = model
         self._root = f"ledger/{model}/events/"
 
     def append(self, epoch: int, what: str, at: datetime, facts: Mapping[str, Any]) -> None:
@@ -44,6 +45,17 @@ class Events:
         except KeyAbsent:
             return False  # a 409: two writers met there, and neither has won
 
-    def read(self) -> list[dict[str, Any]]:
-        """Return every event, oldest first."""
-        return [json.loads(self._store.get(entry.key)[0]) for entry in self._store.objects(self._root)]
+    def read(self, since_epoch: int = 0) -> list[dict[str, Any]]:
+        """Return the events from an epoch on, oldest first, each with an `id` that no other event of any model has."""
+        return [self.one(name) for name in self.names(f"{since_epoch:08d}" if since_epoch else "")]
+
+    def names(self, after: str = "") -> list[str]:
+        """Return the names of the events beyond one, or beyond its beginning: `<epoch>-<number>-<what>`, in order."""
+        found = self._store.objects(
+            self._root, after=f"{self._root}{after}.json" if "-" in after else f"{self._root}{after}"
+        )
+        return [entry.key.removeprefix(self._root).removesuffix(".json") for entry in found]
+
+    def one(self, name: str) -> dict[str, Any]:
+        """Return an event by its name."""
+        return {"id": f"{self._model}/{name}", **json.loads(self._store.get(f"{self._root}{name}.json")[0])}

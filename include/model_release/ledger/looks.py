@@ -64,13 +64,17 @@ class Bystanders(BaseModel):
     models: dict[str, BystanderRecord]
 
 
+def as_name(holder: str) -> str:
+    """Return a run as a part of a key: what is no letter, digit or one of -_. becomes a hyphen."""
+    return "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in holder)
+
+
 class Looks:
     """The looks of one try of one release."""
 
     def __init__(self, store: ObjectStore, model: str, version: int, holder: str) -> None:
-        safe = "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in holder)
         self._store = store
-        self._root = f"ledger/{model}/looks/{version}/{safe}/"
+        self._root = f"ledger/{model}/looks/{version}/{as_name(holder)}/"
 
     def read(self, stage: int) -> tuple[StageLooks | None, str | None]:
         """Return a stage's looks and the ETag to write them back with."""

@@ -89,6 +89,23 @@ class Rejection(Part):
     run_id: str
 
 
+class Begun(Part):
+    """A build that was planned, and when."""
+
+    version: int
+    run_id: str
+    at: datetime
+
+
+class Decision(Part):
+    """What a person decided of a release that was held, or that waited for an approval."""
+
+    verb: Literal["advance", "roll_back", "extend"]
+    by: str
+    reason: str
+    at: datetime
+
+
 class Running(Part):
     """The release that holds, or last held, the claim."""
 
@@ -104,8 +121,15 @@ class Running(Part):
     first_release: bool
     stages: list[int]
     started_at: datetime
+    epoch: int = 0
+    """Of its plan: its events begin there; 0 in a ledger of before."""
     deployed: bool = False
     verdicts: dict[str, dict[str, Any]] = {}
+    approval: Literal["none", "before_canary", "before_full"] = "none"
+    decisions: dict[str, Decision] = {}
+    """By the stage that was held, or `approval`."""
+    extended_s: dict[str, float] = {}
+    """How much longer than its `hold_s` a person lets each of them wait."""
     outcome: Literal["running", "promoted", "rolled_back", "stale", "failed"] = "running"
     failure: str = ""
 
@@ -131,6 +155,8 @@ class State(Part):
     promotions: list[Promotion] = []
     rejected: list[Rejection] = []
     superseded: list[str] = []
+    builds: list[Begun] = []
+    """The newest builds that began, for a limit on them."""
     pruned: list[int] = []
     """Versions that were decided to go, before the first of their files went; none is ever released again."""
     release: Running | None = None

@@ -8,7 +8,7 @@ from typing import Any
 from model_release.parity.report import AccuracyReport, OutputParity
 
 #: The page's own ink, light or dark; the other two are readable on both.
-_INK, _BAR, _LIMIT = "currentColor", "#4c8ac4", "#d1495b"
+INK, BAR, LIMIT = "currentColor", "#4c8ac4", "#d1495b"
 _DASHES = [6, 4]
 _WIDTH, _NARROW, _HEIGHT, _ROW_HEIGHT = 440, 200, 160, 26
 _MOST_TICKS, _MOST_LETTERS = 7, 36
@@ -33,7 +33,7 @@ def error_histogram(found: OutputParity) -> str | None:
     count = alt.Axis(tickCount=4, labelExpr="datum.value ? format(datum.value, '~s') : '0'")
     bars = (
         alt.Chart(alt.Data(values=values))
-        .mark_bar(color=_BAR, binSpacing=0)
+        .mark_bar(color=BAR, binSpacing=0)
         .encode(
             x=x,
             x2="to:Q",
@@ -42,7 +42,7 @@ def error_histogram(found: OutputParity) -> str | None:
         )
     )
     layers = [bars, *_limit_across(found.atol, x)] if found.atol > 0 else [bars]
-    return _svg(alt.layer(*layers), _WIDTH, _HEIGHT)
+    return svg(alt.layer(*layers), _WIDTH, _HEIGHT)
 
 
 def by_batch_size(found: OutputParity) -> str | None:
@@ -59,16 +59,16 @@ def by_batch_size(found: OutputParity) -> str | None:
     sizes = [str(at.batch_size) for at in found.by_batch_size]
     points = (
         alt.Chart(alt.Data(values=values))
-        .mark_point(color=_BAR, filled=True, size=80, opacity=1)
+        .mark_point(color=BAR, filled=True, size=80, opacity=1)
         .encode(x=alt.X("size:O", scale=alt.Scale(domain=sizes), title="batch size", axis=alt.Axis(labelAngle=0)), y=y)
     )
     if found.atol <= 0:
-        return _svg(points, _NARROW, _HEIGHT)
+        return svg(points, _NARROW, _HEIGHT)
     limit, place = alt.Chart(alt.Data(values=[{"at": found.atol}])), y.copy(deep=False)
     place.shorthand = "at:Q"
-    rule = limit.mark_rule(color=_LIMIT, strokeDash=_DASHES, opacity=1).encode(y=place)
-    said = limit.mark_text(color=_INK, align="left", dx=3, dy=-7, text=f"atol {found.atol:g}")
-    return _svg(alt.layer(points, rule, said.encode(x=alt.value(0), y=place)), _NARROW, _HEIGHT)
+    rule = limit.mark_rule(color=LIMIT, strokeDash=_DASHES, opacity=1).encode(y=place)
+    said = limit.mark_text(color=INK, align="left", dx=3, dy=-7, text=f"atol {found.atol:g}")
+    return svg(alt.layer(points, rule, said.encode(x=alt.value(0), y=place)), _NARROW, _HEIGHT)
 
 
 def worst_cases(found: OutputParity) -> str | None:
@@ -90,10 +90,10 @@ def worst_cases(found: OutputParity) -> str | None:
     x = _logarithmic(alt.X, "ratio:Q", "error, as a multiple of what is allowed", min(ratios) / 2, max(ratios) * 2)
     points = (
         alt.Chart(alt.Data(values=values))
-        .mark_point(color=_BAR, filled=True, size=80, opacity=1)
+        .mark_point(color=BAR, filled=True, size=80, opacity=1)
         .encode(x=x, y=alt.Y("row:N", sort=None, title="case", axis=alt.Axis(grid=True)))
     )
-    return _svg(alt.layer(points, *_limit_across(1.0, x, "allowed")), _WIDTH, _ROW_HEIGHT * len(values))
+    return svg(alt.layer(points, *_limit_across(1.0, x, "allowed")), _WIDTH, _ROW_HEIGHT * len(values))
 
 
 def accuracy_differences(found: AccuracyReport) -> str | None:
@@ -124,11 +124,11 @@ def accuracy_differences(found: AccuracyReport) -> str | None:
     def x(name: str) -> Any:
         return alt.X(f"{name}:Q", scale=scale, title="difference of accuracy (points)", axis=alt.Axis(tickCount=6))
 
-    same = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=_INK, opacity=0.6).encode(x=x("zero"))
-    intervals = base.mark_rule(color=_BAR, size=3).encode(x=x("lower"), x2="difference:Q")
-    points = base.mark_point(color=_BAR, filled=True, size=80, opacity=1).encode(x=x("difference"))
-    limits = base.mark_tick(color=_LIMIT, thickness=3, opacity=1, size=_ROW_HEIGHT - 4).encode(x=x("limit"))
-    return _svg(alt.layer(same, intervals, points, limits), _WIDTH, _ROW_HEIGHT * len(values))
+    same = alt.Chart(alt.Data(values=[{"zero": 0}])).mark_rule(color=INK, opacity=0.6).encode(x=x("zero"))
+    intervals = base.mark_rule(color=BAR, size=3).encode(x=x("lower"), x2="difference:Q")
+    points = base.mark_point(color=BAR, filled=True, size=80, opacity=1).encode(x=x("difference"))
+    limits = base.mark_tick(color=LIMIT, thickness=3, opacity=1, size=_ROW_HEIGHT - 4).encode(x=x("limit"))
+    return svg(alt.layer(same, intervals, points, limits), _WIDTH, _ROW_HEIGHT * len(values))
 
 
 def _drawable(value: float) -> bool:
@@ -159,8 +159,8 @@ def _limit_across(at: float, x: Any, says: str | None = None) -> list[Any]:
 
     limit, place = alt.Chart(alt.Data(values=[{"at": at}])), x.copy(deep=False)
     place.shorthand = "at:Q"
-    rule = limit.mark_rule(color=_LIMIT, strokeDash=_DASHES, opacity=1).encode(x=place)
-    said = limit.mark_text(color=_INK, align="right", dx=-4, dy=-4, baseline="bottom", text=says or f"atol {at:g}")
+    rule = limit.mark_rule(color=LIMIT, strokeDash=_DASHES, opacity=1).encode(x=place)
+    said = limit.mark_text(color=INK, align="right", dx=-4, dy=-4, baseline="bottom", text=says or f"atol {at:g}")
     return [rule, said.encode(x=place, y=alt.value(0))]
 
 
@@ -174,15 +174,16 @@ def _short(text: str) -> str:
     return text if len(text) <= _MOST_LETTERS else f"{text[: _MOST_LETTERS - 1]}…"
 
 
-def _svg(chart: Any, width: int, height: int) -> str:
+def svg(chart: Any, width: int, height: int) -> str:
+    """Return a chart as SVG of that size in pixels, in the page's own ink."""
     import vl_convert
 
     axis = {
-        "labelColor": _INK,
-        "titleColor": _INK,
-        "domainColor": _INK,
-        "tickColor": _INK,
-        "gridColor": _INK,
+        "labelColor": INK,
+        "titleColor": INK,
+        "domainColor": INK,
+        "tickColor": INK,
+        "gridColor": INK,
         "gridOpacity": 0.15,
         "labelFontSize": 12,
         "titleFontSize": 12,

@@ -11,8 +11,13 @@ _DIGEST_LETTERS = 12
 
 
 def write_page(template: str, path: Path, **facts: Any) -> None:
+    """Render one of the templates beside this file and write it."""
+    path.write_text(render_page(template, **facts), encoding="utf-8")
+
+
+def render_page(template: str, **facts: Any) -> str:
     """
-    Render one of the templates beside this file, which extend frame.html.j2, and write it.
+    Render one of the templates beside this file, which extend frame.html.j2.
 
     Every text is escaped, since names and messages come from users' models; a fact that is not given is an error, not a
     hole. Only pictures are markup: they come from `charts`, which escapes by itself.
@@ -36,4 +41,5 @@ def write_page(template: str, path: Path, **facts: Any) -> None:
         "digest": lambda text: text[:_DIGEST_LETTERS],
         "sentence": lambda text: text[:1].upper() + text[1:],
     }
-    path.write_text(environment.get_template(template).render(**facts), encoding="utf-8")
+    rendered: str = environment.get_template(template).render(**facts)
+    return rendered

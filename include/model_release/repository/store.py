@@ -180,12 +180,13 @@ class ObjectStore:
             return False
         return True
 
-    def objects(self, prefix: str) -> list[StoredObject]:
-        """Return the objects whose keys start with `prefix`, in byte order of their keys."""
+    def objects(self, prefix: str, *, after: str = "") -> list[StoredObject]:
+        """Return the objects whose keys start with `prefix` and are beyond `after`, in byte order of their keys."""
         found: list[StoredObject] = []
+        beyond = {"StartAfter": self._prefix + after} if after else {}
         with mapped_errors(self._where(prefix)):
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
+                Bucket=self._bucket, Prefix=self._prefix + prefix, **beyond
             )
             for page in pages:
                 found.extend(

@@ -16,6 +16,8 @@ from model_release.spec.gates import (
     ProportionGate,
 )
 from model_release.spec.model import ModelSpec, digest_of, served_name
+from model_release.spec.notify import Notify
+from model_release.spec.policy import ChangePolicy
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance
 from model_release.spec.section import Section
 from model_release.spec.serving import Benchmark, BenchmarkSearch, Serving
@@ -29,6 +31,7 @@ __all__ = [
     "Benchmark",
     "BenchmarkSearch",
     "Canary",
+    "ChangePolicy",
     "DisagreementGate",
     "Dtype",
     "Embedding",
@@ -39,6 +42,7 @@ __all__ = [
     "Input",
     "LatencyGate",
     "ModelSpec",
+    "Notify",
     "Parity",
     "PromqlSource",
     "ProportionGate",

@@ -42,6 +42,10 @@ class Canary(Section):
     shadow: Shadow | None = None
     control_percent: Annotated[int, Field(ge=0, le=100)] = 10
     """At 100 %, the share of the requests that the old fleet is sent too, to compare with."""
+    approval: Literal["none", "before_canary", "before_full"] = "none"
+    """Whether a person has to say yes before the canary's fleet is touched, or before it gets all the traffic."""
+    approvers: list[Annotated[str, Field(min_length=1)]] = []
+    """The ids of Airflow's users who may answer; anybody who may edit the DAG's runs without any."""
     gates: Annotated[list[Gate], Field(min_length=1)] = [
         ErrorRateGate(name="errors", kind="error_rate"),
         LatencyGate(name="latency", kind="latency"),

@@ -9,6 +9,8 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from model_release.spec.canary import Canary, Standby
+from model_release.spec.notify import Notify
+from model_release.spec.policy import ChangePolicy
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance, default_tolerance
 from model_release.spec.section import Section
 from model_release.spec.serving import Benchmark, Serving
@@ -59,6 +61,8 @@ class ModelSpec(Section):
     embedding: Embedding | None = None
     canary: Canary = Canary()
     standby: Standby = Standby()
+    notify: list[Notify] = []
+    change_policy: ChangePolicy = ChangePolicy()
 
     @model_validator(mode="after")
     def _axes_and_names(self) -> ModelSpec:

@@ -8,6 +8,7 @@ from model_release.environment import Environment
 from model_release.errors import NothingToRollBackTo
 from model_release.identity import Release
 from model_release.ledger.state import State
+from model_release.steps import report
 from model_release.steps.context import Step, begin
 from model_release.steps.roll_back import undo
 
@@ -20,25 +21,28 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     is no live canary.
     """
     with begin(release, environment, "abort", begins=True) as step:
-        return end_live(step, reason=release.reason, rejects=True)
+        result = end_live(step, reason=release.reason, rejects=True)
+    report.leave(release.model, result["run"], environment)
+    return result
 
 
 def end_live(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
     """
-    Make the live release this step's own, undo it and give the claim back.
+    Make the live release this step's own, undo it and give the claim back; the result names its `run`.
 
     Raises NothingToRollBackTo when there is no live canary.
     """
     state, release = step.claim.check(), step.release
     if state.canary is None or state.release is None:
         raise NothingToRollBackTo(release.model)
+    ended = state.release.holder
     running = state.release.model_copy(
         update={"run_id": release.run_id, "clear_number": release.clear_number, "reason": reason}
     )
     step.update(release=running)
     result = undo(step, reason=reason, rejects=rejects)
     step.update(claim=None)
-    return result
+    return {**result, "run": ended}
 
 
 def target(state: State) -> int:

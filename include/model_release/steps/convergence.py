@@ -34,6 +34,7 @@ def held_by(decided: dict[str, Any], unproved: list[str], canary: Canary, age_s:
     if not unproved:
         return decided
     why = "; ".join(unproved)
+    decided = {**decided, "unproved": unproved}
     if decided["verdict"] != "advance":
         return {**decided, "reason": f"{decided['reason']}; {why}"}
     if age_s < canary.max_bake_s:

@@ -9,7 +9,9 @@ from model_release.errors import ProofFailed, ReplicaUnavailable
 from model_release.identity import Release
 from model_release.ledger.state import Placement, State
 from model_release.steps import bystanders
+from model_release.steps.approve import require_approval
 from model_release.steps.context import begin
+from model_release.steps.policy import await_turn
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, put_on, sealed_config
 from model_release.triton import config as configs
@@ -19,10 +21,12 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Bring the version onto the canary fleet and prove it on each replica's own port; a standby is used if it is it.
 
-    Raises VersionNotFound, SignatureMissing, SignatureInvalid, BytesDiffer, LoadFailed, ProofFailed,
-    ReplicaUnavailable; no weight was moved then.
+    Raises NotApproved, CanaryQueued, VersionNotFound, SignatureMissing, SignatureInvalid, BytesDiffer, LoadFailed,
+    ProofFailed, ReplicaUnavailable; no weight was moved then.
     """
     with begin(release, environment, "deploy") as step:
+        require_approval(step.running, "before_canary")
+        await_turn(step)
         fleet = step.running.fleet
         base = step.archive.require(release.version)
         step.signatures.require(base)  # a standby too: it is proved by what lies in the archive now

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import NotAsAsked, ReleaseError, RolledBack
+from model_release.errors import NotAsAsked, ReleaseError, RolledBack, StoreUnavailable
 from model_release.identity import Release
+from model_release.steps import report
 from model_release.steps.context import Step, begin
+from model_release.steps.policy import leave_queue
 from model_release.steps.route import route_of
 from model_release.steps.serve import prove, sealed_config
 
@@ -18,6 +20,18 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
 
     Raises RolledBack with the reason, NotAsAsked with every difference, Superseded when another release took over.
     """
+    try:
+        result = _finish(release, environment)
+    except StoreUnavailable:
+        raise
+    except ReleaseError:
+        report.leave(release.model, release.holder, environment)
+        raise
+    report.leave(release.model, release.holder, environment)
+    return result
+
+
+def _finish(release: Release, environment: Environment) -> dict[str, Any]:
     with begin(release, environment, "finish", ends=True) as step:
         running = step.running
         try:
@@ -30,7 +44,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             if differences:
                 raise NotAsAsked(release.model, differences)
         except ReleaseError as error:
-            step.event("finished", green=False, reason=str(error))
+            step.event("finished", green=False, reason=str(error), outcome=running.outcome)
             _give_back(step, "failed" if running.outcome == "running" else running.outcome)
             raise
         step.event("finished", green=True, stable=release.version)
@@ -61,5 +75,6 @@ def _differences(step: Step) -> list[str]:
 
 
 def _give_back(step: Step, outcome: str) -> None:
+    leave_queue(step)
     running = step.running.model_copy(update={"outcome": outcome})
     step.update(release=running, claim=None)

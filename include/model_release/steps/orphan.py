@@ -15,9 +15,10 @@ from model_release.environment import Environment
 from model_release.identity import Kind, Release
 from model_release.ledger.state import ClaimRecord, Running, State, StateFile
 from model_release.repository.store import ObjectStore
-from model_release.steps import watch
+from model_release.steps import approve, report, watch
 from model_release.steps.abort import end_live
 from model_release.steps.context import begin
+from model_release.steps.decide import APPROVAL, waiting_for
 from model_release.steps.roll_back import verdict_against
 
 #: A release that only pauses, between two tasks say, is silent for longer than its lease; without traffic it may be.
@@ -34,7 +35,7 @@ def is_orphan(state: State, now: datetime, lease_s: float) -> bool:
 
     One that has traffic, or may have, is it as soon as the lease is over; one without, GRACE_LEASES leases later.
     """
-    if state.canary is None or held_stage(state, now) is not None:
+    if state.canary is None or held_stage(state, now) is not None or waiting_for(state, now) == APPROVAL:
         return False
     shares = [state.weights.intent, state.weights.confirmed]
     fleet = state.canary.fleet
@@ -71,9 +72,14 @@ def return_orphan(model: str, store: ObjectStore, environment: Environment) -> d
     file = StateFile(store, model)
     state, now = file.read(), store.now()
     if state.canary is None:
-        if state.claim is not None and is_free(state.claim, now, GRACE_LEASES * environment.lease_s):
+        silent = state.claim is not None and is_free(state.claim, now, GRACE_LEASES * environment.lease_s)
+        if silent and waiting_for(state, now) != APPROVAL:
             _end_claim(state, now, environment)
         return None
+    if waiting_for(state, now) == APPROVAL and state.release is not None:
+        if not is_free(state.claim, now, 0) or _look_while_asked(state.release, model, environment) != "rollback":
+            return None
+        return _end(file.read(), now, environment)
     stage = held_stage(state, now)
     if stage is not None and state.release is not None and is_free(state.claim, now, 0):
         if _look_for(state.release, stage, model, environment)["action"] != "rollback":
@@ -86,7 +92,18 @@ def return_orphan(model: str, store: ObjectStore, environment: Environment) -> d
 
 def _look_for(running: Running, stage: int, model: str, environment: Environment) -> dict[str, Any]:
     """Take a look as the held release itself would, at the stage that it is held at."""
-    release = Release(
+    return watch.look(_itself(running, model), environment.model_copy(update={"lease_s": _LOOK_LEASE_S}), stage)
+
+
+def _look_while_asked(running: Running, model: str, environment: Environment) -> str | None:
+    """Look as the release itself would that waits for an approval; returns what it comes to."""
+    short = environment.model_copy(update={"lease_s": _LOOK_LEASE_S})
+    action: str | None = approve.look(_itself(running, model), short)["action"]
+    return action
+
+
+def _itself(running: Running, model: str) -> Release:
+    return Release(
         model,
         running.version,
         running.kind,
@@ -96,7 +113,6 @@ def _look_for(running: Running, stage: int, model: str, environment: Environment
         reason=running.reason,
         by="guard",
     )
-    return watch.look(release, environment.model_copy(update={"lease_s": _LOOK_LEASE_S}), stage)
 
 
 def _end_claim(state: State, now: datetime, environment: Environment) -> None:
@@ -106,7 +122,7 @@ def _end_claim(state: State, now: datetime, environment: Environment) -> None:
         if running is not None and running.outcome == "running":
             running = running.model_copy(update={"outcome": "failed", "failure": running.failure or _silence(state)})
         step.update(claim=None, release=running)
-        step.event("ended", reason=_silence(state))
+        step.event("ended", reason=_silence(state), ended_version=running.version if running else None)
 
 
 def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any] | None:
@@ -120,6 +136,7 @@ def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any
             return None
         # What nobody judged bad may be released again.
         result = end_live(step, reason=reason, rejects=against is not None)
+    report.leave(state.model, result["run"], environment)
     log.warning("returned the canary %s of %s: %s", result["version"], state.model, reason)
     return {"model": state.model, **result}
 

@@ -18,6 +18,7 @@ from model_release.spec import ModelSpec, render_template
 from model_release.steps.context import Seen, Step, begin, freeze_spec
 from model_release.steps.forecast import forecast, present
 from model_release.steps.neighbours import refuse_clash
+from model_release.steps.policy import builds_with, refuse_start
 from model_release.steps.refusals import refuse, refuse_router
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
@@ -37,7 +38,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     needs) and `lines` for people.
     Raises BadModelConfig, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable,
     ContractBroken, VersionPruned, ReplicaUnavailable, RouterLacks, SignerMissing, SigningKeyUnusable, SignatureMissing,
-    SignatureInvalid.
+    SignatureInvalid, ChangeFrozen, TooManyReleases.
     """
     spec = spec.served_as(release.model)
     pair = environment.pair(spec.serving.fleet_pair)
@@ -47,20 +48,23 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     refuse_router(router, environment.router.kind, release.model, spec)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
+    refuse_start(release, environment, spec)
     if release.kind is Kind.RESTORE:
         _refuse_before_it_preempts(release, environment, spec)
     with begin(release, environment, "plan", begins=True) as step:
         state = step.claim.check()
         started_at = step.store.now()
         digest = freeze_spec(step.store, spec, step.check)
-        step.update(release=_record(release, spec, digest, state, started_at, stages_of(spec.canary, router)))
+        stages, builds = stages_of(spec.canary, router), builds_with(state, release, started_at)
+        step.update(release=_record(release, spec, digest, state, started_at, stages), builds=builds)
+        _note_superseded(step, state)
         _refuse(step, spec, state)
         if release.kind is Kind.BUILD:
             refuse_clash(step, config)
         if state.canary is not None:
             undo(step, reason=f"superseded by {release.holder}", rejects=False)
             state = step.claim.check()
-            step.update(release=_record(release, spec, digest, state, started_at, stages_of(spec.canary, router)))
+            step.update(release=_record(release, spec, digest, state, started_at, stages))
         elif state.stable is not None:
             # With its epoch in the route, whoever had the claim before writes it no more.
             apply_route(step, route_of(state, step, canary_percent=0))
@@ -73,7 +77,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         known = present(step, state.stable.fleet if state.stable else None)
         plans = forecast(spec.canary, running.stages, known, first_release=running.first_release)
         lines = _lines(release, spec, state, running, plans)
-        step.event("planned", fleet=running.fleet, stages=running.stages, checkpoint=running.checkpoint, lines=lines)
+        step.event("planned", **_facts(running, state), lines=lines)
         return {
             "model": release.model,
             "version": release.version,
@@ -82,11 +86,28 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
             "stages": running.stages,
             "first_release": running.first_release,
             "skip_benchmark": skip_benchmark,
+            "approval": running.approval,
             "checkpoint": running.checkpoint,
             "stable_version": state.stable.version if state.stable else None,
             "forecast": [each.to_dict() for each in plans],
             "lines": lines,
         }
+
+
+def _note_superseded(step: Step, before: State) -> None:
+    """Say of the release that still ran that this one took over; without a word its run would end in the dark."""
+    other = before.release
+    if other is None or other.outcome != "running" or other.holder == step.release.holder:
+        return
+    reason = f": {step.release.reason}" if step.release.reason else ""
+    why = f"{step.release.kind} {step.release.version} took over{reason}"
+    step.event("superseded", superseded=other.holder, superseded_version=other.version, reason=why)
+
+
+def _facts(running: Running, state: State) -> dict[str, Any]:
+    """Return what the history keeps of a plan."""
+    kept = ("fleet", "stages", "checkpoint", "reason", "first_release", "spec_digest", "started_at")
+    return {**{name: getattr(running, name) for name in kept}, "stable": state.stable.version if state.stable else None}
 
 
 def _refuse_before_it_preempts(release: Release, environment: Environment, spec: ModelSpec) -> None:
@@ -121,6 +142,8 @@ def _record(
         first_release=first,
         stages=[100] if first or lived else stages,
         started_at=started_at,
+        approval="none" if release.kind is Kind.RESTORE and lived else spec.canary.approval,
+        epoch=state.epoch,
     )
 
 
@@ -151,6 +174,7 @@ def _lines(release: Release, spec: ModelSpec, state: State, running: Running, pl
         f"at least {bakes / 60:.1f} minutes in all",
         f"gates: {gates}",
         *_ways_of_requests(spec, running),
+        *([] if running.approval == "none" else [f"{running.approval.replace('_', ' ')}, a person has to say yes"]),
     ]
 
 

@@ -11,7 +11,9 @@ from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running
 from model_release.steps import shadow
+from model_release.steps.approve import require_approval
 from model_release.steps.context import Step, begin
+from model_release.steps.policy import refuse_advance
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, sealed_config
 
@@ -22,10 +24,14 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
 
     Stage 0 is the shadow: no weight, but a share of stable's requests is mirrored to the canary.
 
-    Raises NoAdvanceVerdict unless the ledger says that the stage before was judged `advance`, whatever a task says.
+    Raises NoAdvanceVerdict unless the ledger says that the stage before was judged `advance`, whatever a task says;
+    NotApproved, ChangeFrozen.
     """
     with begin(release, environment, f"shift {stage}") as step:
         require_advance(step.running, stage)
+        if stage == step.running.stages[-1]:
+            require_approval(step.running, "before_full")
+        refuse_advance(step)
         base = step.archive.require(release.version)
         prove(step, step.running.fleet, base, sealed_config(step, release.version))
         shadow_percent = shadow.percent_of(step.spec.canary, stage)

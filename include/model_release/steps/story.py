@@ -13,10 +13,12 @@ from model_release.errors import ClaimHeld, ReleaseError, Superseded
 from model_release.identity import Kind, Release
 from model_release.spec import ModelSpec
 from model_release.steps import (
+    approve,
     benchmark,
     deploy,
     export,
     finish,
+    notify,
     plan,
     promote,
     publish,
@@ -47,6 +49,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec, tell: Tell)
 
     Returns finish's result. Raises what plan raises, else what finish raises: RolledBack, NotAsAsked, Superseded.
     """
+    tell = _and_people(release.model, environment, tell)
     try:
         planned = _told("plan", tell, lambda: plan.run(release, environment, spec))
     except (ClaimHeld, Superseded):
@@ -82,14 +85,28 @@ def _to_promotion(release: Release, environment: Environment, planned: dict[str,
         _told("publish", tell, lambda: publish.run(release, environment))
     if not planned["skip_benchmark"]:
         _told("benchmark", tell, lambda: benchmark.run(release, environment))
+    if planned["approval"] == "before_canary":
+        _told("approve", tell, lambda: approve.run(release, environment))
     _told("deploy", tell, lambda: deploy.run(release, environment))
     for stage in planned["stages"]:
+        if planned["approval"] == "before_full" and stage == planned["stages"][-1]:
+            _told("approve", tell, lambda: approve.run(release, environment))
         _told(f"shift {stage}", tell, lambda stage=stage: shift.run(release, environment, stage))  # type: ignore[misc]
         judged = _told(f"watch {stage}", tell, lambda stage=stage: watch.run(release, environment, stage))  # type: ignore[misc]
         if judged["action"] != "advance":
             return f"{named(stage)}: {judged['reason']}"
     _told("promote", tell, lambda: promote.run(release, environment))
     return None
+
+
+def _and_people(model: str, environment: Environment, tell: Tell) -> Tell:
+    """Tell a step, and whoever the spec names of what it has left in the ledger."""
+
+    def both(told: Told) -> None:
+        tell(told)
+        notify.tell(model, environment)
+
+    return both
 
 
 def _told(step: str, tell: Tell, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

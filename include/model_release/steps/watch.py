@@ -22,7 +22,7 @@ from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running, State
 from model_release.spec import Canary
-from model_release.steps import shadow
+from model_release.steps import notify, shadow
 from model_release.steps.bystanders import look_at_bystanders
 from model_release.steps.context import Step, begin
 from model_release.steps.convergence import held_by, look_at_replicas
@@ -34,11 +34,15 @@ log = logging.getLogger(__name__)
 
 def run(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
     """Look at the spec's interval until the stage is decided; returns the last look's result."""
+    told = False
     while True:
         started = time.monotonic()
         result = look(release, environment, stage)
         if result["done"]:
             return result
+        if result["held_until"] is not None and not told:
+            told = True
+            notify.tell(release.model, environment)
         time.sleep(max(0.0, result["look_interval_s"] - (time.monotonic() - started)))
 
 
@@ -51,7 +55,8 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
     """
     Take one look at a stage and at the canary's replicas, judge it, and keep all in the ledger.
 
-    Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), and when to look again.
+    Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), when to look again, and
+    held_until, while the stage waits for a person.
     Raises NoAdvanceVerdict when the stage was never shifted to.
     """
     with begin(release, environment, phase_of(stage)) as step:
@@ -60,18 +65,19 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
             raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
         if str(stage) in step.running.verdicts:
             return _result(step, step.running.verdicts[str(stage)])
-        before, canary = looks, _with_hold(step.spec.canary)
+        before, canary = looks, _with_hold(step.spec.canary, _extended_s(step.running, stage))
         looks, decided = _look_once(step, canary, before)
         if decided["verdict"] != "rollback":
             looks, decided = _with_others(step, canary, before, looks, decided)
+            decided = by_person(step.running, stage, decided)
+            looks = looks.model_copy(update={"verdict": decided})
         if not step.looks.write(looks, etag):
             return _result(step, {**decided, "action": None})
         if decided["action"] is not None:
             step.update_running(verdicts={**step.running.verdicts, str(stage): decided})
             step.event("judged", **decided)
-        else:
-            _note_hold(step, looks, decided)
-        return _result(step, decided)
+            return _result(step, decided)
+        return _result(step, decided, held_until=_note_hold(step, looks, decided))
 
 
 def _with_others(
@@ -105,14 +111,62 @@ def _age_s(step: Step, looks: StageLooks, decided: dict[str, Any]) -> float:
     return age_s
 
 
-def _note_hold(step: Step, looks: StageLooks, decided: dict[str, Any]) -> None:
-    """Say once, in the claim and as an event, that a stage is past its bake and is held, and until when."""
+def by_person(running: Running, stage: int, decided: dict[str, Any]) -> dict[str, Any]:
+    """
+    Return what a look comes to once a person has decided about a stage that is held.
+
+    A verdict counts more, and a replica that is not proved holds a person's advance too.
+    """
+    decision = running.decisions.get(str(stage))
+    if decision is None or decided["action"] is not None:
+        return decided
+    if decision.verb == "advance" and decided.get("unproved"):
+        return decided
+    action = "advance" if decision.verb == "advance" else "rollback"
+    said = f"{decision.by} lets it {'advance' if action == 'advance' else 'go back'}: {decision.reason}"
+    return {**decided, "action": action, "reason": f"{said}; {decided['reason']}"}
+
+
+def stand(step: Step) -> str | None:
+    """
+    Look at the last judged stage again, while a person is asked about the next; only a rollback counts.
+
+    Returns why the canary has to go back, which is the stage's verdict then; None otherwise, and without a stage.
+    """
+    judged = [stage for stage in step.running.stages if str(stage) in step.running.verdicts]
+    looks, etag = step.looks.read(judged[-1]) if judged else (None, None)
+    if looks is None:
+        return None
+    before = looks.verdict
+    looks, decided = _look_once(step, step.spec.canary, looks)
+    why = decided["reason"] if decided["verdict"] == "rollback" else look_at_bystanders(step)[0]
+    if why is None:
+        marks, unproved = look_at_replicas(step, step.running.fleet, looks.replicas)
+        weigh_by_replicas(step, looks.stage, proved=len(marks), unproved=unproved)
+        step.looks.write(looks.model_copy(update={"verdict": before, "replicas": marks}), etag)
+        return None
+    decided = {**decided, "verdict": "rollback", "action": "rollback", "reason": why}
+    if step.looks.write(looks.model_copy(update={"verdict": decided}), etag):
+        step.update_running(verdicts={**step.running.verdicts, str(looks.stage): decided})
+        step.event("judged", **decided)
+    return f"stage {looks.stage} %: {why}"
+
+
+def _note_hold(step: Step, looks: StageLooks, decided: dict[str, Any]) -> str | None:
+    """
+    Say once, in the claim and as an event, that a stage is past its bake and is held, and until when.
+
+    Returns until when, None before that.
+    """
     asked = step.spec.canary
     past_s = _age_s(step, looks, decided) - asked.max_bake_s
-    until = looks.started_at + timedelta(seconds=asked.max_bake_s + asked.hold_s)
+    longer_s = _extended_s(step.running, looks.stage)
+    until = looks.started_at + timedelta(seconds=asked.max_bake_s + asked.hold_s + longer_s)
     claim = step.claim.check().claim
-    if past_s < 0 or claim is None or claim.held_until == until:
-        return
+    if past_s < 0 or claim is None:
+        return None
+    if claim.held_until == until:
+        return until.isoformat()
 
     def held(state: State) -> State:
         holding = state.claim.model_copy(update={"held_until": until}) if state.claim else None
@@ -120,13 +174,18 @@ def _note_hold(step: Step, looks: StageLooks, decided: dict[str, Any]) -> None:
 
     step.claim.change(held)
     step.event("held", stage=looks.stage, until=until, reason=decided["reason"])
+    return until.isoformat()
 
 
-def _with_hold(canary: Canary) -> Canary:
-    """A stage that is held goes on being looked at: `hold_s` more, before it goes back."""
+def _with_hold(canary: Canary, extended_s: float = 0.0) -> Canary:
+    """A stage that is held goes on being looked at: `hold_s` more, and what a person has added, before it goes back."""
     if canary.on_inconclusive != "hold":
         return canary
-    return canary.model_copy(update={"max_bake_s": canary.max_bake_s + canary.hold_s})
+    return canary.model_copy(update={"max_bake_s": canary.max_bake_s + canary.hold_s + extended_s})
+
+
+def _extended_s(running: Running, stage: int) -> float:
+    return running.extended_s.get(str(stage), 0.0)
 
 
 def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLooks, dict[str, Any]]:
@@ -204,8 +263,9 @@ def _action(canary: Canary, verdict: Verdict, age_s: float) -> str | None:
     return "advance" if canary.on_inconclusive == "advance" else "rollback"
 
 
-def _result(step: Step, verdict: dict[str, Any]) -> dict[str, Any]:
+def _result(step: Step, verdict: dict[str, Any], held_until: str | None = None) -> dict[str, Any]:
     return {
+        "held_until": held_until,
         "done": verdict["action"] is not None,
         "look_interval_s": step.spec.canary.look_interval_s,
         **verdict,

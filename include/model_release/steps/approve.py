@@ -1,0 +1,130 @@
+"""
+approve: a release waits for a person's yes, before the canary or before all of the traffic.
+
+The claim is held meanwhile, and a canary that has traffic goes on being looked at: bad ones go back without an answer.
+No answer in `canary.hold_s` is a no.
+"""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.errors import NotApproved
+from model_release.identity import Release
+from model_release.ledger.claim import APPROVE
+from model_release.ledger.state import Decision, Running, State
+from model_release.report.evidence import evidence
+from model_release.report.release import assemble
+from model_release.steps import notify
+from model_release.steps.context import Step, begin
+from model_release.steps.decide import ADVANCE, APPROVAL, ROLL_BACK
+from model_release.steps.roll_back import verdict_against
+from model_release.steps.watch import stand
+
+_NOBODY = "nobody"
+
+
+def run(release: Release, environment: Environment) -> dict[str, Any]:
+    """Ask, and look until there is an answer. Raises NotApproved."""
+    asked = ask(release, environment)
+    notify.tell(release.model, environment)
+    while asked["needed"]:
+        started = time.monotonic()
+        if look(release, environment)["done"]:
+            break
+        time.sleep(max(0.0, asked["look_interval_s"] - (time.monotonic() - started)))
+    return settle(release, environment)
+
+
+def ask(release: Release, environment: Environment) -> dict[str, Any]:
+    """
+    Hold the claim for a person and say what there is to decide.
+
+    Returns needed; and if it is: until, hold_s, approvers, subject and body (Markdown), look_interval_s.
+    """
+    with begin(release, environment, APPROVE) as step:
+        running, spec = step.running, step.spec
+        if running.approval == "none" or APPROVAL in running.decisions:
+            return {"needed": False}
+        until = _hold(step)
+        report = assemble(step.store, release.model, release.holder)
+        what = "begin its canary" if running.approval == "before_canary" else "get all of the traffic"
+        return {
+            "needed": True,
+            "until": until.isoformat(),
+            "hold_s": max(1.0, (until - step.store.now()).total_seconds()),
+            "approvers": spec.canary.approvers,
+            "look_interval_s": spec.canary.look_interval_s,
+            "subject": f"May {release.model} version {release.version} {what}?",
+            "body": evidence(report, until),
+        }
+
+
+def _hold(step: Step) -> datetime:
+    """Hold the claim from now on, unless an earlier try of the step did; returns until when."""
+    claim = step.claim.check().claim
+    if claim is not None and claim.held_until is not None:
+        return claim.held_until
+    until = step.store.now() + timedelta(seconds=step.spec.canary.hold_s)
+
+    def held(state: State) -> State:
+        holding = state.claim.model_copy(update={"held_until": until}) if state.claim else None
+        return state.model_copy(update={"claim": holding})
+
+    step.claim.change(held)
+    step.event("approval asked", point=step.running.approval, until=until)
+    return until
+
+
+def look(release: Release, environment: Environment) -> dict[str, Any]:
+    """
+    Look whether there is an answer, and at the canary if it has traffic.
+
+    Returns done, action (`rollback` when the canary was judged bad meanwhile, else None) and reason.
+    """
+    with begin(release, environment, APPROVE) as step:
+        running, claim = step.running, step.claim.check().claim
+        if APPROVAL in running.decisions or running.approval == "none":
+            return {"done": True, "action": None, "reason": _said(running)}
+        against = verdict_against(running) or stand(step)
+        if against is not None:
+            return {"done": True, "action": "rollback", "reason": against}
+        if claim is None or claim.held_until is None or claim.held_until <= step.store.now():
+            _nobody_answered(step)
+            return {"done": True, "action": None, "reason": _said(step.running)}
+        return {"done": False, "action": None, "reason": f"no answer yet, until {claim.held_until:%H:%M:%S} UTC"}
+
+
+def _nobody_answered(step: Step) -> None:
+    reason = f"no answer within {step.spec.canary.hold_s:g} s is a no"
+    no = Decision(verb=ROLL_BACK, by=_NOBODY, reason=reason, at=step.store.now())
+    step.update_running(decisions={**step.running.decisions, APPROVAL: no})
+    step.event("decided", verb=ROLL_BACK, subject=APPROVAL, by=_NOBODY, reason=reason)
+
+
+def settle(release: Release, environment: Environment) -> dict[str, Any]:
+    """Return who approved, and why. Raises NotApproved, with who said no, or what was found meanwhile."""
+    with begin(release, environment, APPROVE) as step:
+        running = step.running
+        require_approval(running, running.approval)
+        return {"approval": running.approval, "said": _said(running)}
+
+
+def require_approval(running: Running, point: str) -> None:
+    """Demand a person's yes if the release needs it at this point, whatever a task says. Raises NotApproved."""
+    if running.approval == "none" or running.approval != point:
+        return
+    decision = running.decisions.get(APPROVAL)
+    against = verdict_against(running)
+    if against is not None or decision is None or decision.verb != ADVANCE:
+        raise NotApproved(running.version, against or _said(running))
+
+
+def _said(running: Running) -> str:
+    decision = running.decisions.get(APPROVAL)
+    if decision is None:
+        return "nobody was asked" if running.approval == "none" else "nobody has answered yet"
+    return f"{decision.by} said {'yes' if decision.verb == ADVANCE else 'no'}: {decision.reason or 'no reason given'}"

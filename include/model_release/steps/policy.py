@@ -1,0 +1,101 @@
+"""What a change policy allows: freezes, how many builds a day, one canary at a time on a fleet pair."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timedelta
+
+from model_release.environment import Environment
+from model_release.errors import CanaryQueued, ChangeFrozen, TooManyReleases
+from model_release.identity import Kind, Release
+from model_release.ledger.queue import CanaryQueue
+from model_release.ledger.state import Begun, State, StateFile
+from model_release.repository.store import ObjectStore
+from model_release.spec import ModelSpec
+from model_release.spec.policy import frozen_at
+from model_release.steps.context import Step
+
+_DAY = timedelta(days=1)
+_KEPT = 100
+_POLL_S = 2.0
+
+
+def refuse_start(release: Release, environment: Environment, spec: ModelSpec) -> None:
+    """
+    Refuse a build that may not start now, before it claims anything; a restore always may.
+
+    A build that would reach into a freeze with its shortest bakes alone does not start either. Raises ChangeFrozen,
+    TooManyReleases.
+    """
+    if release.kind is not Kind.BUILD:
+        return
+    store = ObjectStore(environment.s3)
+    now = store.now()
+    policies = [spec.change_policy, environment.change_policy]
+    least = timedelta(seconds=len(spec.canary.stages) * spec.canary.min_bake_s)
+    window = frozen_at(policies, now, least)
+    if window is not None:
+        raise ChangeFrozen(release.model, "starts", window.start, window.end, window.reason, now)
+    own = StateFile(store, release.model).read()
+    _refuse_more(release.model, spec.change_policy.max_releases_a_day, _recent(own, release, now), now)
+    limit = environment.change_policy.max_releases_a_day
+    if limit is not None:
+        states = [StateFile(store, model).read() for model in store.folders("ledger/")]
+        _refuse_more("all models", limit, [at for state in states for at in _recent(state, release, now)], now)
+
+
+def _recent(state: State, release: Release, now: datetime) -> list[datetime]:
+    """Return when builds of a model began in the last day, without this one's own earlier try."""
+    own = release.run_id if state.model == release.model else None  # two models' runs of a date have one name
+    return [begun.at for begun in state.builds if begun.at > now - _DAY and begun.run_id != own]
+
+
+def _refuse_more(whose: str, limit: int | None, began: list[datetime], now: datetime) -> None:
+    if limit is not None and len(began) >= limit:
+        raise TooManyReleases(whose, limit, sorted(began)[-limit] + _DAY, now)
+
+
+def builds_with(state: State, release: Release, at: datetime) -> list[Begun]:
+    """Return the builds that began, with this one."""
+    if release.kind is not Kind.BUILD or any(begun.run_id == release.run_id for begun in state.builds):
+        return state.builds
+    return [*state.builds, Begun(version=release.version, run_id=release.run_id, at=at)][-_KEPT:]
+
+
+def refuse_advance(step: Step) -> None:
+    """Refuse a build more of the traffic while nothing may change. Raises ChangeFrozen."""
+    if step.release.kind is not Kind.BUILD:
+        return
+    now = step.store.now()
+    window = frozen_at([step.spec.change_policy, step.environment.change_policy], now)
+    if window is not None:
+        raise ChangeFrozen(step.model, "advances", window.start, window.end, window.reason, now)
+
+
+def await_turn(step: Step) -> None:
+    """
+    Wait until no other canary is on the fleet pair, if the environment wants one at a time; a restore waits for nobody.
+
+    The claim is renewed meanwhile. Raises CanaryQueued after `queue_s`, and Superseded.
+    """
+    policy, pair = step.environment.change_policy, step.spec.serving.fleet_pair
+    if not policy.one_canary_per_pair or step.release.kind is not Kind.BUILD:
+        return
+    queue = CanaryQueue(step.store, pair)
+    until, told = time.monotonic() + policy.queue_s, None
+    while before := queue.join(step.model, step.release.holder, step.release.version):
+        first = before[0]
+        if told != first:
+            told = first
+            step.event("queued", behind=first.model, behind_version=first.version, place=len(before), pair=pair)
+        if time.monotonic() > until:
+            queue.leave(step.model, step.release.holder)
+            raise CanaryQueued(step.model, pair, first.model, first.version, len(before), policy.queue_s)
+        time.sleep(_POLL_S)
+        step.check()
+
+
+def leave_queue(step: Step) -> None:
+    """Give the pair to the next in the queue."""
+    if step.environment.change_policy.one_canary_per_pair:
+        CanaryQueue(step.store, step.spec.serving.fleet_pair).leave(step.model, step.release.holder)

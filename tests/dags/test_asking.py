@@ -1,0 +1,221 @@
+"""The DAG of a model whose config asks for a person: where the question stands, and what each answer leads to."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from scripted_steps import PROJECT, look
+
+from model_release.errors import NotApproved, NothingToDecide
+from model_release.spec import ModelSpec
+from model_release.spec_files import load_spec
+
+CONFIG = Path(__file__).with_name("model_configs") / "echo.yaml"
+RUN = datetime(2026, 5, 4, tzinfo=UTC)
+
+
+def asking(approval: str) -> ModelSpec:
+    spec = load_spec(CONFIG)
+    canary = spec.canary.model_copy(update={"approval": approval, "approvers": ["grace"]})
+    return spec.model_copy(update={"canary": canary})
+
+
+def graph(approval: str) -> dict[str, set[str]]:
+    import importlib.util
+
+    location = importlib.util.spec_from_file_location("model_release_dag", PROJECT / "dags" / "model_release.py")
+    assert location
+    assert location.loader
+    module = importlib.util.module_from_spec(location)
+    location.loader.exec_module(module)
+    dag = module.release_dag(asking(approval))
+    return {task.task_id: set(task.downstream_task_ids) for task in dag.tasks}
+
+
+def test_before_the_canary_the_question_stands_between_bench_and_deploy() -> None:
+    tasks = graph("before_canary")
+
+    assert tasks["benchmark"] == {"approve"}
+    assert tasks["build_or_restore"] == {"export", "benchmark", "approve"}
+    assert tasks["approve"] == {"deploy"}
+
+
+def test_before_all_of_the_traffic_every_way_into_the_last_stage_leads_through_the_question() -> None:
+    tasks = graph("before_full")
+
+    assert tasks["approve"] == {"canary_100.shift"}
+    assert [task for task, after in tasks.items() if "canary_100.shift" in after] == ["approve"]
+    assert {task for task, after in tasks.items() if "approve" in after} == {
+        "first_stage", "canary_10.decide", "canary_50.decide",
+    }  # fmt: skip
+
+
+class Asked:
+    """A library whose steps answer as told, and Airflow's side of a question."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        from model_release_airflow import approve, asking, steps, watch
+
+        self.questions: list[dict[str, Any]] = []
+        self.decisions: list[dict[str, Any]] = []
+        self.late = False
+        self.needed = True
+        self.said: Exception | None = None
+        for module in (approve, asking, steps, watch):
+            monkeypatch.setattr(module, "library_step", self.step)
+        monkeypatch.setattr(asking, "environment_of_task", lambda: "environment")
+        monkeypatch.setattr(asking, "upsert_hitl_detail", lambda **question: self.questions.append(question))
+        for module in (approve, watch):
+            monkeypatch.setattr(module, "tell_people", lambda model: None)
+        monkeypatch.setattr(steps, "tell_people", lambda model: None)
+
+    def step(self, name: str) -> SimpleNamespace:
+        if name == "decide":
+            return SimpleNamespace(run=self._decide)
+        if name == "approve":
+            return SimpleNamespace(ask=self._ask, settle=self._settle)
+        if name == "held":
+            asked = {"subject": "held at 10 %", "body": "**evidence**"}
+            return SimpleNamespace(question=lambda *_: asked)
+        return SimpleNamespace(look=lambda *_: look("inconclusive", done=False))
+
+    def _ask(self, release: Any, environment: Any) -> dict[str, Any]:
+        asked = {"needed": True, "subject": "May it?", "body": "**evidence**", "look_interval_s": 1, "hold_s": 60}
+        return asked if self.needed else {"needed": False}
+
+    def _settle(self, release: Any, environment: Any) -> dict[str, Any]:
+        if self.said is not None:
+            raise self.said
+        return {"approval": "before_full"}
+
+    def _decide(self, model: str, environment: Any, verb: str, **facts: Any) -> dict[str, Any]:
+        if self.late:
+            raise NothingToDecide(model, "it is over")
+        self.decisions.append({"verb": verb, **facts})
+        return {"verb": verb}
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Asked:
+    return Asked(monkeypatch)
+
+
+def context() -> Any:
+    run = SimpleNamespace(
+        run_id="r", logical_date=RUN, run_after=RUN, clear_number=0, triggering_user_name="ada", run_type="manual"
+    )
+    ti = SimpleNamespace(
+        id="ti-1", xcom_pull=lambda **_: {"model": "echo"}, xcom_push=lambda **_: None,
+    )  # fmt: skip
+    params = {"checkpoint": None, "restore_version": None, "reason": ""}
+    return {"dag_run": run, "ti": ti, "task_instance": ti, "params": params, "triggering_asset_events": {}}
+
+
+def answer(option: str, **given: Any) -> dict[str, Any]:
+    return {"chosen_options": [option], "params_input": given, "responded_by_user": {"id": "7", "name": "grace"}}
+
+
+def approving() -> Any:
+    from model_release_airflow.approve import ApproveRelease
+
+    return ApproveRelease(spec=asking("before_full"), task_id="approve")
+
+
+def watching() -> Any:
+    from model_release_airflow.watch import WatchCanary
+
+    return WatchCanary(spec=asking("none"), stage=10, task_id="watch")
+
+
+def deferred(work: Any) -> Any:
+    from airflow.sdk.exceptions import TaskDeferred
+
+    with pytest.raises(TaskDeferred) as caught:
+        work()
+    return caught.value.trigger
+
+
+def test_an_approval_shows_the_evidence_to_the_assigned_and_goes_on_looking(asked: Asked) -> None:
+    trigger = deferred(lambda: approving().execute(context()))
+
+    assert trigger.serialize()[0] == "model_release_airflow.triggers.ApprovalTrigger"
+    [question] = asked.questions
+    assert (question["subject"], question["body"], question["options"]) == (
+        "May it?", "**evidence**", ["Approve", "Reject"],
+    )  # fmt: skip
+    assert question["assigned_users"] == [{"id": "grace", "name": "grace"}]
+    assert question["defaults"] == ["Reject"]
+    assert list(question["params"]) == ["why"]
+
+
+@pytest.mark.parametrize(("option", "verb"), [("Approve", "advance"), ("Reject", "roll_back")])
+def test_an_answer_is_written_into_the_ledger_with_who_and_why(asked: Asked, option: str, verb: str) -> None:
+    approving().answered(context(), answer(option, why="I looked"))
+
+    assert asked.decisions == [{"verb": verb, "by": "grace", "reason": "I looked", "seconds": 0.0, "run": "r#0"}]
+
+
+def test_the_ledger_decides_and_not_the_answer(asked: Asked) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    asked.late, asked.said = True, NotApproved(1, "nobody said no")
+
+    with pytest.raises(AirflowFailException, match="was not approved: nobody said no"):
+        approving().answered(context(), answer("Approve", why="too late"))
+
+
+def test_a_release_that_needs_no_approval_passes_at_once(asked: Asked) -> None:
+    asked.needed = False
+
+    assert approving().execute(context()) == {"approval": "before_full"}
+    assert asked.questions == []
+
+
+def test_a_stage_that_is_held_is_asked_about_and_looked_at_further(asked: Asked) -> None:
+    held = {**look("inconclusive", done=False), "held_until": RUN.isoformat()}
+
+    trigger = deferred(lambda: watching().judged(context(), held))
+
+    assert trigger.asked
+    [question] = asked.questions
+    assert question["options"] == ["Advance", "Roll back", "Extend"]
+    assert (question["subject"], question["defaults"]) == ("held at 10 %", ["Roll back"])
+
+
+@pytest.mark.parametrize(
+    ("option", "verb", "questions"), [("Advance", "advance", 0), ("Roll back", "roll_back", 0), ("Extend", "extend", 1)]
+)
+def test_an_answer_to_a_held_stage_is_acted_on_by_the_next_look(
+    asked: Asked, option: str, verb: str, questions: int
+) -> None:
+    deferred(lambda: watching().judged(context(), answer(option, why="known", extend_seconds=90)))
+
+    [decision] = asked.decisions
+    assert (decision["verb"], decision["seconds"]) == (verb, 90.0)
+    assert len(asked.questions) == questions, "only after an extension is there something left to ask"
+
+
+def test_the_looks_that_wait_for_an_answer_do_not_end_at_the_hold_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+
+    from model_release_airflow import triggers
+
+    async def environment() -> str:
+        return "environment"
+
+    held = {**look("inconclusive", done=False), "held_until": RUN.isoformat()}
+    looks = [held, held, look("advance")]
+    monkeypatch.setattr(triggers, "environment_of_trigger", environment)
+    monkeypatch.setattr(triggers, "_look_once", lambda *_: looks.pop(0))
+    release = {"model": "echo", "version": 1, "kind": "build", "run_id": "r"}
+
+    async def first(asked: bool) -> Any:
+        trigger = triggers.LookTrigger(release, 10, 0.01, asked)
+        return (await anext(trigger.run())).payload
+
+    assert asyncio.run(first(asked=False)) == held
+    assert asyncio.run(first(asked=True))["action"] == "advance"

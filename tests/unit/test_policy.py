@@ -1,0 +1,221 @@
+"""The change policy: when a build may start or advance, how many a day, one canary at a time; restores always may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from model_release.environment import S3, Environment
+from model_release.errors import CanaryQueued, ChangeFrozen, TooManyReleases
+from model_release.identity import Kind, Release
+from model_release.ledger.queue import CanaryQueue
+from model_release.ledger.state import Begun, ClaimRecord, Running, StateFile
+from model_release.repository.store import ObjectStore
+from model_release.spec.policy import ChangePolicy, frozen_at
+from model_release.steps import policy
+from tests.unit import toys
+from tests.unit.fake_s3 import FakeS3
+
+WEEKEND = {"every": "fri 16:00", "until": "mon 08:00", "timezone": "Europe/Berlin", "reason": "nobody is here"}
+FAIR = {"start": "2026-03-01T00:00:00+00:00", "end": "2026-03-05T00:00:00+00:00", "reason": "the fair"}
+FOREVER = {"start": "2020-01-01T00:00:00Z", "end": "2090-01-01T00:00:00Z", "reason": "for good"}
+VERSION = 20260102000000
+
+
+def at(text: str) -> datetime:
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+@pytest.fixture
+def s3() -> Iterator[S3]:
+    with FakeS3().served() as place:
+        yield place
+
+
+def environment(s3: S3, tmp_path: Path, **policy: Any) -> Environment:
+    fleet = {"replicas": [{"name": "none", "http": "127.0.0.1:1", "grpc": "127.0.0.1:1", "metrics": "127.0.0.1:1"}]}
+    return Environment.model_validate(
+        {
+            "s3": s3,
+            "pairs": {"default": {"blue": fleet, "green": fleet, "bench": fleet}},
+            "router": {"directory": tmp_path, "admin": ["127.0.0.1:1"], "http": "127.0.0.1:1"},
+            "change_policy": policy,
+        }
+    )
+
+
+def build(model: str = "toy", run: str = "run-1", kind: Kind = Kind.BUILD) -> Release:
+    return Release(model, VERSION, kind, run, reason="it was better")
+
+
+@pytest.mark.parametrize(
+    ("moment", "until"),
+    [
+        ("2026-01-09 14:59", None),  # Friday 15:59 in Berlin
+        ("2026-01-09 15:00", "2026-01-12 07:00"),
+        ("2026-01-11 23:00", "2026-01-12 07:00"),
+        ("2026-01-12 06:59", "2026-01-12 07:00"),
+        ("2026-01-12 07:00", None),
+        ("2026-03-29 12:00", "2026-03-30 06:00"),  # the night before, the clocks went forward
+        ("2026-03-04 12:00", "2026-03-05 00:00"),
+        ("2026-03-05 00:00", None),
+    ],
+)
+def test_a_window_is_what_the_clocks_there_say(moment: str, until: str | None) -> None:
+    asked = ChangePolicy.model_validate({"freeze": [WEEKEND, FAIR]})
+
+    window = frozen_at([asked], at(moment))
+
+    assert (window.end.astimezone(UTC) if window else None) == (at(until) if until else None)
+
+
+def test_what_would_reach_into_a_window_meets_it_and_the_window_that_ends_last_counts() -> None:
+    asked = [ChangePolicy.model_validate({"freeze": [FAIR]}), ChangePolicy.model_validate({"freeze": [FOREVER]})]
+
+    assert frozen_at(asked[:1], at("2026-02-28 23:00")) is None
+    assert frozen_at(asked[:1], at("2026-02-28 23:00"), timedelta(hours=2)) is not None
+    window = frozen_at(asked, at("2026-03-02 00:00"))
+    assert window is not None
+    assert window.reason == "for good"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"freeze": [{**FAIR, "end": "2026-02-01T00:00:00Z"}]},
+        {"freeze": [{**FAIR, "start": "2026-03-01T00:00:00"}]},
+        {"freeze": [{**WEEKEND, "every": "friday 16:00"}]},
+        {"freeze": [{**WEEKEND, "timezone": "Berlin"}]},
+        {"freeze": [{**WEEKEND, "reason": ""}]},
+        {"max_releases_a_day": 0},
+    ],
+)
+def test_a_policy_that_says_nothing_clear_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        ChangePolicy.model_validate(wrong)
+
+
+@pytest.mark.parametrize("where", ["model", "all"])
+def test_in_a_freeze_no_build_starts_or_advances_and_a_restore_does(s3: S3, tmp_path: Path, where: str) -> None:
+    spec = toys.spec(change_policy={"freeze": [FOREVER]} if where == "model" else {})
+    place = environment(s3, tmp_path, **({"freeze": [FOREVER]} if where == "all" else {}))
+    step: Any = SimpleNamespace(release=build(), store=ObjectStore(s3), spec=spec, environment=place, model="toy")
+
+    with pytest.raises(ChangeFrozen, match="no build of toy starts before 2090-01-01 00:00 UTC: for good") as refused:
+        policy.refuse_start(build(), place, spec)
+    with pytest.raises(ChangeFrozen, match="no build of toy advances before"):
+        policy.refuse_advance(step)
+    assert "model-release rollback" in str(refused.value)
+    policy.refuse_start(build(kind=Kind.RESTORE), place, spec)
+    policy.refuse_advance(SimpleNamespace(**{**vars(step), "release": build(kind=Kind.RESTORE)}))  # type: ignore[arg-type]
+
+
+def began(store: ObjectStore, model: str, *hours_ago: float) -> None:
+    builds = [
+        Begun(version=VERSION, run_id=f"run-{hours}", at=store.now() - timedelta(hours=hours)) for hours in hours_ago
+    ]
+    StateFile(store, model).change(lambda state: state.model_copy(update={"builds": builds}))
+
+
+def test_a_limit_counts_the_builds_of_a_day_but_no_try_of_the_same_run(s3: S3, tmp_path: Path) -> None:
+    store, spec, place = ObjectStore(s3), toys.spec(change_policy={"max_releases_a_day": 2}), environment(s3, tmp_path)
+    began(store, "toy", 30, 20, 3)
+
+    with pytest.raises(TooManyReleases, match=r"2 builds of toy began within 24 hours.* in (239|240) minutes"):
+        policy.refuse_start(build(), place, spec)
+    policy.refuse_start(build(run="run-3"), place, spec)
+    policy.refuse_start(build(kind=Kind.RESTORE), place, spec)
+
+    state = StateFile(store, "toy").read()
+    assert len(policy.builds_with(state, build(), store.now())) == 4
+    assert policy.builds_with(state, build(run="run-3"), store.now()) == state.builds
+    assert policy.builds_with(state, build(kind=Kind.RESTORE), store.now()) == state.builds
+
+
+def test_the_environments_limit_counts_all_models(s3: S3, tmp_path: Path) -> None:
+    store, place = ObjectStore(s3), environment(s3, tmp_path, max_releases_a_day=2)
+    began(store, "one", 2)
+    policy.refuse_start(build(), place, toys.spec())
+    began(store, "two", 1)
+
+    with pytest.raises(TooManyReleases, match="2 builds of all models"):
+        policy.refuse_start(build(), place, toys.spec())
+
+
+def runs(store: ObjectStore, model: str, run: str = "run-1", *, outcome: str = "running", silent: bool = False) -> Any:
+    """Let a release of a model run, and return a step of it."""
+    now = store.now()
+    release = Running(
+        run_id=run, clear_number=0, version=VERSION, kind=Kind.BUILD, spec_digest="d", checkpoint="c", fleet="green",
+        first_release=False, stages=[100], started_at=now, outcome=outcome,
+    )  # fmt: skip
+    claim = ClaimRecord(
+        run_id=run, clear_number=0, kind=Kind.BUILD, version=VERSION, phase="deploy",
+        expires_at=now + timedelta(seconds=-9 if silent else 600),
+    )  # fmt: skip
+    StateFile(store, model).change(lambda state: state.model_copy(update={"release": release, "claim": claim}))
+    told: list[dict[str, Any]] = []
+    return SimpleNamespace(
+        store=store, release=build(model, run), model=model, spec=toys.spec(), told=told,
+        event=lambda what, **facts: told.append({"what": what, **facts}), check=lambda: None,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(policy, "_POLL_S", 0.01)
+
+
+@pytest.mark.usefixtures("quick")
+def test_one_canary_at_a_time_in_the_order_in_which_they_came(s3: S3, tmp_path: Path) -> None:
+    store, place = ObjectStore(s3), environment(s3, tmp_path, one_canary_per_pair=True, queue_s=0.05)
+    first, second, third = (runs(store, name) for name in ("one", "two", "three"))
+    for step in (first, second, third):
+        step.environment = place
+    queue = CanaryQueue(store, "default")
+
+    policy.await_turn(first)
+    assert [entry.model for entry in queue.join("two", "run-1#0", VERSION)] == ["one"]
+    with pytest.raises(CanaryQueued, match=r"where one version \d+ has its canary, and 1 more waited before it"):
+        policy.await_turn(third)
+    assert [event["behind"] for event in third.told] == ["one"]
+    assert [entry.model for entry in queue.entries()] == ["one", "two"]
+
+    policy.leave_queue(first)
+    policy.await_turn(second)
+    assert [entry.model for entry in queue.entries()] == ["two"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_release_that_died_or_ended_is_in_nobodys_way_and_a_restore_waits_for_nobody(s3: S3, tmp_path: Path) -> None:
+    store, place = ObjectStore(s3), environment(s3, tmp_path, one_canary_per_pair=True, queue_s=5)
+    queue = CanaryQueue(store, "default")
+    for name, facts in (("dead", {"silent": True}), ("over", {"outcome": "rolled_back"}), ("again", {"run": "run-2"})):
+        runs(store, name, **facts)
+        queue.join(name, "run-1#0", VERSION)
+    step = runs(store, "toy")
+    step.environment = place
+
+    policy.await_turn(step)
+    assert [entry.model for entry in queue.entries()] == ["toy"]
+
+    restore = runs(store, "other")
+    restore.environment, restore.release = place, build("other", kind=Kind.RESTORE)
+    policy.await_turn(restore)
+    assert [entry.model for entry in queue.entries()] == ["toy"]
+
+
+def test_without_the_policy_nobody_waits_and_nothing_is_written(s3: S3, tmp_path: Path) -> None:
+    step = runs(ObjectStore(s3), "toy")
+    step.environment = environment(s3, tmp_path)
+
+    policy.await_turn(step)
+    policy.leave_queue(step)
+
+    assert ObjectStore(s3).objects("turns/") == []
