@@ -44,7 +44,7 @@ logs: install ## the last lines of all logs, or of one: make logs NAME=envoy
 demo: up ## a first release, then a retrained model through a 10/50/100 % canary
 	@$(BIN)/python -m sandbox.demo --model $(MODEL)
 
-demo-rollback: up ## a broken candidate is stopped: by the canary, or with MODEL=embedding_model by validate
+demo-rollback: up ## a broken candidate is stopped: by the canary, or by validate with MODEL=embedding_model or text_classifier
 	@$(BIN)/python -m sandbox.demo --model $(MODEL) --broken
 
 test: install ## every tier of tests, the fastest first

@@ -1,5 +1,5 @@
 """
-Airflow DAGs `retrain_digits_classifier` and `retrain_embedding_model`: train an example model and emit its Asset.
+Airflow DAGs `retrain_<example>`: train an example model and emit its Asset.
 
 They stand in for the users' own training. An Asset's event says where the checkpoint lies, and so releases it.
 """
@@ -33,6 +33,15 @@ def train_embedding(date: str, broken: bool) -> dict[str, Any]:
     environment = environment_of_task()
     publish_sentences(environment)
     return retrain_embedding(date, environment, broken=broken)
+
+
+def train_text(date: str, broken: bool) -> dict[str, Any]:
+    """Train the text classifier as of a date."""
+    from example_models.text_training import publish_texts, retrain_text
+
+    environment = environment_of_task()
+    publish_texts(environment)
+    return retrain_text(date, environment, broken=broken)
 
 
 def retraining(model: str, schedule: str | None, train: Callable[[str, bool], dict[str, Any]], bug: str) -> DAG:
@@ -83,4 +92,10 @@ embedding = retraining(
     None,
     train_embedding,
     "Train vectors of another space; to watch validate stop it",
+)
+text = retraining(
+    "text_classifier",
+    None,
+    train_text,
+    "Train with the labels in another order; to watch validate stop it",
 )

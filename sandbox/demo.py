@@ -52,7 +52,8 @@ class Example:
 
 DIGITS = Example("digits_classifier", "a bug that only real traffic shows", stopped_by_canary=True)
 EMBEDDING = Example("embedding_model", "vectors of another space than stable's", stopped_by_canary=False)
-EXAMPLES = {example.model: example for example in (DIGITS, EMBEDDING)}
+TEXT = Example("text_classifier", "the labels in another order", stopped_by_canary=False)
+EXAMPLES = {example.model: example for example in (DIGITS, EMBEDDING, TEXT)}
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,20 @@ def quick_spec(name: str) -> ModelSpec:
     )
 
 
+def one_stage(example: str, name: str) -> ModelSpec:
+    """Another example under another name: one judged stage of seconds."""
+    spec = load_spec(EXAMPLE.with_name(f"{example}.yaml"))
+    gates = [gate.model_copy(update={"margin": 0.9}) for gate in spec.canary.gates]
+    quick = {"stages": [100], "warmup_s": 0, "min_bake_s": 1, "look_interval_s": 0.5, "min_requests": 5, "hold_s": 0}
+    return spec.model_copy(
+        update={
+            "name": name,
+            "canary": spec.canary.model_copy(update={**quick, "gates": gates}),
+            "benchmark": spec.benchmark.model_copy(update={"budget_s": 4, "max_slowdown": 10}),
+        }
+    )
+
+
 def environment_file(path: Path, environment: Environment) -> Path:
     """Write the environment, its secrets too, as the command line reads it."""
 

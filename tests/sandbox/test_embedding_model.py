@@ -14,34 +14,17 @@ from model_release.errors import NotAsAsked
 from model_release.identity import Kind, Release
 from model_release.repository.archive import Archive
 from model_release.repository.store import ObjectStore
-from model_release.spec import ModelSpec
-from model_release.spec_files import load_spec
 from model_release.triton.replica import ReplicaClient
-from sandbox.settings import ROOT
 from sandbox.traffic import http_body
-from tests.sandbox.releasing import Clients, Model, remove
+from tests.sandbox.releasing import Clients, Model, one_stage, remove
 
 FIRST, SECOND, MOVED = 20260101000000, 20260102000000, 20260103000000
-
-
-def quick_spec(name: str) -> ModelSpec:
-    """The example under another name: one judged stage of seconds."""
-    spec = load_spec(ROOT / "include" / "model_configs" / "embedding_model.yaml")
-    gates = [gate.model_copy(update={"margin": 0.9}) for gate in spec.canary.gates]
-    quick = {"stages": [100], "warmup_s": 0, "min_bake_s": 1, "look_interval_s": 0.5, "min_requests": 5, "hold_s": 0}
-    return spec.model_copy(
-        update={
-            "name": name,
-            "canary": spec.canary.model_copy(update={**quick, "gates": gates}),
-            "benchmark": spec.benchmark.model_copy(update={"budget_s": 4, "max_slowdown": 10}),
-        }
-    )
 
 
 @pytest.fixture
 def embedding(environment: Environment) -> Iterator[Model]:
     embedding_training.publish_sentences(environment)
-    made = Model(quick_spec(f"embedding_{uuid.uuid4().hex[:8]}"), environment)
+    made = Model(one_stage("embedding_model", f"embedding_{uuid.uuid4().hex[:8]}"), environment)
     yield made
     remove(made)
 
