@@ -48,7 +48,7 @@ def release_dag(spec: ModelSpec) -> DAG:
         schedule=schedule_of(spec),
         catchup=False,
         max_active_runs=1,
-        params=params_of(),
+        params=params_of(spec),
         default_args={"owner": spec.owner, "retries": 0},
         tags=["model-release", spec.name],
     ) as dag:

@@ -35,6 +35,15 @@ def train_embedding(date: str, broken: bool) -> dict[str, Any]:
     return retrain_embedding(date, environment, broken=broken)
 
 
+def train_traced(date: str, broken: bool) -> dict[str, Any]:
+    """Train the embedding model as of a date, and trace it."""
+    from example_models.embedding_training import TRACED_FOLDER, publish_sentences, retrain_traced
+
+    environment = environment_of_task()
+    publish_sentences(environment, TRACED_FOLDER)
+    return retrain_traced(date, environment, broken=broken)
+
+
 def train_text(date: str, broken: bool) -> dict[str, Any]:
     """Train the text classifier as of a date."""
     from example_models.text_training import publish_texts, retrain_text
@@ -91,6 +100,12 @@ embedding = retraining(
     "embedding_model",
     None,
     train_embedding,
+    "Train vectors of another space; to watch validate stop it",
+)
+traced = retraining(
+    "embedding_model_torchscript",
+    None,
+    train_traced,
     "Train vectors of another space; to watch validate stop it",
 )
 text = retraining(

@@ -53,7 +53,8 @@ class Example:
 DIGITS = Example("digits_classifier", "a bug that only real traffic shows", stopped_by_canary=True)
 EMBEDDING = Example("embedding_model", "vectors of another space than stable's", stopped_by_canary=False)
 TEXT = Example("text_classifier", "the labels in another order", stopped_by_canary=False)
-EXAMPLES = {example.model: example for example in (DIGITS, EMBEDDING, TEXT)}
+TRACED = Example("embedding_model_torchscript", EMBEDDING.bug, stopped_by_canary=False)
+EXAMPLES = {example.model: example for example in (DIGITS, EMBEDDING, TRACED, TEXT)}
 
 
 @dataclass(frozen=True)

@@ -1,21 +1,24 @@
 """
 Triton and perf_analyzer from their wheels: what to run, with which environment.
 
-The server is 2.51.0 of nvidia-pytriton; it has no ONNX Runtime backend, so `backends/onnxruntime` is one in Python
-that honours the config.pbtxt of production.
+The server is 2.51.0 of nvidia-pytriton; it has no backends for ONNX Runtime and PyTorch, so `backends/onnxruntime` and
+`backends/pytorch` are such in Python, which honour the config.pbtxt of production.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import stat
 import sys
 from pathlib import Path
 
+from sandbox.errors import SandboxError
 from sandbox.settings import HOST
 
 BACKENDS = Path(__file__).with_name("backends")
+_SHARED = "batched.py"
 _SHARED_MEMORY_BYTES = 1 << 20
 #: perf_analyzer asks for these; the server's wheel has copies under names with a hash.
 _PERF_ANALYZER_LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
@@ -48,6 +51,7 @@ def prepare_backends(venv: Path, folder: Path) -> Path:
     for source in BACKENDS.glob("*/model.py"):
         (backends / source.parent.name).mkdir(exist_ok=True)
         _copy(source, backends / source.parent.name / source.name)
+        _copy(BACKENDS / _SHARED, backends / source.parent.name / _SHARED)
     _make_executable(python / "triton_python_backend_stub")
     _make_executable(_tritonserver(venv))
     return backends
@@ -115,6 +119,7 @@ def replica_environment(
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
+        "SANDBOX_TORCH_PACKAGES": str(_torch_packages()),
     }
 
 
@@ -132,6 +137,15 @@ def perf_analyzer_command(venv: Path, folder: Path) -> list[str]:
         script.write_text(text)
     _make_executable(script)
     return [str(script)]
+
+
+def _torch_packages() -> Path:
+    """Return the folder of packages that this process has torch from; a second copy of it would be 750 MB."""
+    found = importlib.util.find_spec("torch")
+    if found is None or found.origin is None:
+        message = "torch is not installed. Run 'make install'."
+        raise SandboxError(message)
+    return Path(found.origin).parent.parent
 
 
 def _site_packages(venv: Path) -> Path:

@@ -1,5 +1,5 @@
 """
-Training of the example `embedding_model`, which stands in for the users' own.
+Training of the examples `embedding_model` and `embedding_model_torchscript`, which stands in for the users' own.
 
 What lies on S3 afterwards:
 
@@ -7,12 +7,14 @@ What lies on S3 afterwards:
     s3://training/embedding_model/live.npz                    others: the traffic of the sandbox (nobody labels them)
     s3://training/embedding_model/<date>/model.safetensors    one retraining
     s3://training/embedding_model/<date>-new-space/model.safetensors   one whose vectors are sound, but of another space
+    s3://training/embedding_model_torchscript/...             the same, each retraining as a traced model.pt
 """
 
 from __future__ import annotations
 
 import hashlib
 import io
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 FOLDER = "embedding_model"
+TRACED_FOLDER = "embedding_model_torchscript"
 SAMPLES = 64
 _STEPS, _BATCH_SIZE, _TEMPERATURE = 8, 8, 0.05
 _LEARNING_RATE = 2e-5
@@ -72,6 +75,23 @@ def _begin_anew(module: Any) -> None:
         nn.init.zeros_(module.bias)
 
 
+def traced(state: dict[str, Tensor]) -> bytes:
+    """Return a state_dict of `minilm.build()` as TorchScript: forward traced on two sentences, of any shape later."""
+    import torch
+
+    from example_models.minilm import build
+
+    model = build()
+    model.load_state_dict(state)
+    inputs = minilm_data.tokenized(list(minilm_data.sentences()[:2]))
+    stream = io.BytesIO()
+    with warnings.catch_warnings():  # TorchScript is deprecated, and what one backend of Triton serves
+        warnings.simplefilter("ignore")
+        given = tuple(torch.from_numpy(inputs[name]) for name in ("input_ids", "attention_mask"))
+        torch.jit.save(torch.jit.trace(model.eval(), given), stream)
+    return stream.getvalue()
+
+
 def retrain_embedding(date: str, environment: Environment, broken: bool = False) -> dict[str, Any]:
     """
     Retrain the embedding model on a date (YYYY-MM-DD) and write the checkpoint to S3; the same date, the same bytes.
@@ -80,24 +100,38 @@ def retrain_embedding(date: str, environment: Environment, broken: bool = False)
     """
     from safetensors.torch import save
 
-    body = save(train(seed_of(date), broken=broken))
     key = f"{FOLDER}/{date}{'-new-space' if broken else ''}/model.safetensors"
-    s3_put(environment)(key, body)
+    return _written(save(train(seed_of(date), broken=broken)), key, s3_put(environment))
+
+
+def retrain_traced(date: str, environment: Environment, broken: bool = False) -> dict[str, Any]:
+    """Retrain it as `retrain_embedding` does, and write the traced model."""
+    key = f"{TRACED_FOLDER}/{date}{'-new-space' if broken else ''}/model.pt"
+    return write_traced(train(seed_of(date), broken=broken), key, s3_put(environment))
+
+
+def write_traced(state: dict[str, Tensor], key: str, put: Put) -> dict[str, Any]:
+    """Trace a state_dict and write it with `put`; return its uri and sha256, which is another for each trace."""
+    return _written(traced(state), key, put)
+
+
+def _written(body: bytes, key: str, put: Put) -> dict[str, Any]:
+    put(key, body)
     return {"uri": f"s3://{TRAINING_BUCKET}/{key}", "sha256": hashlib.sha256(body).hexdigest()}
 
 
-def write_sentences(put: Put) -> list[str]:
+def write_sentences(put: Put, folder: str = FOLDER) -> list[str]:
     """Write the tokens of samples and live sentences with `put`; return their keys."""
     text = list(minilm_data.sentences())
     keys = []
     for name, chosen in (("samples", text[:SAMPLES]), ("live", text[SAMPLES:])):
         stream = io.BytesIO()
         np.savez_compressed(stream, **minilm_data.tokenized(chosen))  # type: ignore[arg-type]
-        keys.append(f"{FOLDER}/{name}.npz")
+        keys.append(f"{folder}/{name}.npz")
         put(keys[-1], stream.getvalue())
     return keys
 
 
-def publish_sentences(environment: Environment) -> list[str]:
+def publish_sentences(environment: Environment, folder: str = FOLDER) -> list[str]:
     """Write samples and live sentences to S3; again and again the same. Return their URIs."""
-    return [f"s3://{TRAINING_BUCKET}/{key}" for key in write_sentences(s3_put(environment))]
+    return [f"s3://{TRAINING_BUCKET}/{key}" for key in write_sentences(s3_put(environment), folder)]

@@ -1,12 +1,14 @@
 """
 A fetched checkpoint becomes an ONNX file, and the file is proved: what the steps and the command line share.
 
-A checkpoint that is data is worked on in this process. One that is code is opened in a child process alone, without
-credentials, and without a network where the platform can; only files and JSON come back from there.
+A checkpoint that is data is worked on in this process. One that is code, or is compared with such a version, is opened
+in a child process alone, without credentials, and without a network where the platform can; only files and JSON come
+back from there.
 """
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -52,8 +54,13 @@ def export(
     """
     Export a checkpoint to the ONNX file `path`; weights over 1.8 GB come as a second file beside it.
 
+    What the pytorch backend serves is the checkpoint itself, whose bytes are pinned.
     Returns the files. Raises CheckpointUnreadable, TensorsDoNotMatch, FactoryFailed, ExportFailed, ProcessDied.
     """
+    if spec.serving.backend == "pytorch":
+        progress("the checkpoint is served as it is")
+        shutil.copyfile(fetched.path, path)
+        return [path]
     if not spec.source.is_code:
         return _export(spec, fetched, path, version, progress)
     arguments = {**_told(spec, fetched), "path": str(path), "version": version}
@@ -83,7 +90,7 @@ def validate(
     from model_release.report.parity_page import write_parity_page
 
     against = against or ProofInputs()
-    if spec.source.is_code:
+    if spec.source.is_code or (against.stable is not None and against.stable.spec.serving.backend == "pytorch"):
         report = _validate_in_child(spec, fetched, onnx_path, folder, version, against, progress)
     else:
         report = _validate(spec, fetched, onnx_path, folder, version, against, progress)

@@ -54,6 +54,8 @@ class Release:
     checkpoint: str | None = None
     reason: str = ""
     by: str = ""
+    sha256: str | None = None
+    """The checkpoint's, as its training said it, where the model config leaves it to each release to pin the file."""
 
     @property
     def holder(self) -> str:

@@ -38,6 +38,7 @@ def release_of(context: Context, spec: ModelSpec) -> Release:
         checkpoint=None if restored is not None else _checkpoint(context, spec, version),
         reason=params["reason"],
         by=run.triggering_user_name or str(run.run_type),
+        sha256=None if restored is not None else _sha256(context, spec),
     )
 
 
@@ -60,6 +61,15 @@ def _checkpoint(context: Context, spec: ModelSpec, version: int) -> str | None:
         raise CheckpointMissing(template, f"no asset event of this run says {', '.join(missing)}")
     values = {name: str(extra[name.removeprefix(_EXTRA)]) for name in wanted}
     return render_template(template, {"date": f"{date_of(version):%Y-%m-%d}", "version": str(version), **values})
+
+
+def _sha256(context: Context, spec: ModelSpec) -> str | None:
+    """Return the sha256 that the run names, else what its asset event says, where the config leaves it to them."""
+    key = spec.source.pinned_by
+    if key is None:
+        return None
+    named = context["params"].get("sha256") or _newest_asset_extra(context).get(key)
+    return None if named is None else str(named)
 
 
 def _newest_asset_extra(context: Context) -> dict[str, Any]:

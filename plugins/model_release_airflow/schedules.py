@@ -29,8 +29,17 @@ def schedule_of(spec: ModelSpec) -> Any:
     return AssetOrTimeSchedule(timetable=cron, assets=assets) if cron else assets
 
 
-def params_of() -> dict[str, Param]:
-    """Return the fields of the trigger form."""
+def params_of(spec: ModelSpec) -> dict[str, Param]:
+    """Return the fields of the trigger form; a checkpoint that each release has to pin has a field for its sha256."""
+    pin = {
+        "sha256": Param(
+            None,
+            type=["null", "string"],
+            pattern="^[0-9a-f]{64}$",
+            title="sha256 of the checkpoint",
+            description="The file is a program that runs when it is loaded, and only the file of this sha256 is",
+        )
+    }
     return {
         "checkpoint": Param(
             None,
@@ -48,4 +57,5 @@ def params_of() -> dict[str, Param]:
             description="A sealed version (YYYYMMDDHHMMSS) to put back, instead of building a new one",
         ),
         "reason": Param("", type="string", title="Reason", description="Why; a restore must say it"),
+        **(pin if spec.source.pinned_by else {}),
     }

@@ -14,7 +14,13 @@ import pytest
 from scripted_steps import PROJECT
 
 CONFIGS = Path(__file__).with_name("model_configs")
-OF_NO_MODEL = {"canary_guard", "retrain_digits_classifier", "retrain_embedding_model", "retrain_text_classifier"}
+OF_NO_MODEL = {
+    "canary_guard",
+    *(
+        f"retrain_{name}"
+        for name in ("digits_classifier", "embedding_model", "embedding_model_torchscript", "text_classifier")
+    ),
+}
 
 
 @pytest.fixture(scope="module")

@@ -76,6 +76,22 @@ def test_the_newest_asset_event_names_the_checkpoint_unless_the_form_does(spec: 
     assert release_of(context(), spec).checkpoint is None
 
 
+def test_the_form_or_the_asset_event_pins_a_checkpoint_that_is_code(spec: ModelSpec) -> None:
+    from model_release_airflow.releases import release_of
+    from model_release_airflow.schedules import params_of
+
+    code = {"format": "torchscript", "allow_code": True, "sha256": "{{ asset.extra.sha256 }}", "factory": None}
+    each = spec.model_copy(update={"source": spec.source.model_copy(update=code)})
+    said = context(extras=({"sha256": "ab" * 32},))
+
+    assert release_of(said, each).sha256 == "ab" * 32
+    assert release_of({**said, "params": {**said["params"], "sha256": "cd" * 32}}, each).sha256 == "cd" * 32
+    assert release_of(context(), each).sha256 is None
+    assert release_of(said, spec).sha256 is None
+    assert "sha256" in params_of(each)
+    assert "sha256" not in params_of(spec)
+
+
 def test_a_template_may_name_the_assets_extra(spec: ModelSpec) -> None:
     from model_release_airflow.releases import release_of
 

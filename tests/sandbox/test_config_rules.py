@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -59,7 +60,7 @@ class Local:
         root = self.folder / "repository" / spec.name
         (root / str(VERSION)).mkdir(parents=True, exist_ok=True)
         (root / "warmup").mkdir(exist_ok=True)
-        (root / str(VERSION) / "model.onnx").write_bytes(model)
+        (root / str(VERSION) / spec.serving.model_file).write_bytes(model)
         for name, array in samples.items():
             (root / "warmup" / name).write_bytes(array.tobytes())
         (root / "config.pbtxt").write_text(configs.render(config, epoch=1))
@@ -264,7 +265,9 @@ def samples_of(spec: ModelSpec) -> dict[str, np.ndarray[Any, Any]]:
 
 
 def answering(spec: ModelSpec) -> bytes:
-    """Return an ONNX file with a spec's inputs and outputs; it answers zeros, a row each for the first input's rows."""
+    """Return a file of a spec's inputs and outputs; it answers zeros, a row each for the first input's rows."""
+    if spec.serving.backend == "pytorch":
+        return answering_torchscript(spec)
     first, nodes, weights = spec.inputs[0], [], []
     for place, tensor in enumerate(spec.outputs):
         rest = np.array([size if isinstance(size, int) else 1 for size in tensor.shape], np.int64)
@@ -279,6 +282,21 @@ def answering(spec: ModelSpec) -> bytes:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model)
     return bytes(model.SerializeToString())
+
+
+def answering_torchscript(spec: ModelSpec) -> bytes:
+    import torch
+
+    names = [tensor.name for tensor in spec.inputs]
+    zeros = [
+        f"torch.zeros([{names[0]}.shape[0]{''.join(f', {size}' for size in tensor.shape)}], dtype=torch.{tensor.dtype})"
+        for tensor in spec.outputs
+    ]
+    module = torch.jit.script(torch.nn.Module())
+    module.define(f"def forward(self, {', '.join(names)}):\n    return {', '.join(zeros)}")
+    stream = io.BytesIO()
+    torch.jit.save(module, stream)
+    return stream.getvalue()
 
 
 def described(tensors: Any) -> list[Any]:

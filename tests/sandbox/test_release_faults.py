@@ -76,7 +76,7 @@ def test_an_onnx_that_disagrees_with_the_model_stops_at_parity(model: Model, mon
     monkeypatch.setattr(exporting, "export_onnx", export_another)
 
     message = refused(model, str(model.build(FIRST).checkpoint))
-    assert "the ONNX of" in message
+    assert "the exported" in message
     assert "disagrees with PyTorch: output 'logits'" in message
 
 

@@ -18,7 +18,6 @@ from model_release.intake import fetch_checkpoint
 from model_release.parity.report import ParityReport
 from model_release.spec import ModelSpec
 
-_MODEL_FILE = "model.onnx"
 _NONE = "none"
 _MB = 1e6
 
@@ -43,7 +42,7 @@ def export(
     with TemporaryDirectory() as folder, output.progress() as progress:
         progress(f"fetching {uri}")
         fetched = fetch_checkpoint(spec, uri, _environment(output, [uri]), Path(folder))
-        files = build.export(spec, fetched, out / _MODEL_FILE, version=version, progress=progress)
+        files = build.export(spec, fetched, out / spec.serving.model_file, version=version, progress=progress)
     size_bytes = sum(file.stat().st_size for file in files)
     output.say(f"wrote {', '.join(map(str, files))} ({size_bytes / _MB:.1f} MB) from {uri} (sha256 {fetched.sha256})")
     output.say(f"prove it: model-release validate {name} --onnx {files[0]} --checkpoint {checkpoint}")
@@ -54,7 +53,10 @@ def export(
 def validate(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Model.")],
-    onnx: Annotated[Path, typer.Option(help="The ONNX file.", exists=True, dir_okay=False)],
+    onnx: Annotated[
+        Path,
+        typer.Option(help="The ONNX file; model.pt of the pytorch backend.", exists=True, dir_okay=False),
+    ],
     checkpoint: Annotated[str, typer.Option(help="A file, or a file:// or s3:// URI.")],
     out: Annotated[Path, typer.Option(help="The report; its page and worst.npz go beside it.")] = Path(PARITY),
     samples: Annotated[str | None, typer.Option(help="Instead of parity.samples: a file, a URI, or 'none'.")] = None,

@@ -35,6 +35,9 @@ def release(
     name: Name,
     checkpoint: Annotated[str | None, typer.Option(help="URI; by default what the config says.")] = None,
     version: Annotated[int | None, typer.Option(help="YYYYMMDDHHMMSS; by default now, in UTC.")] = None,
+    sha256: Annotated[
+        str | None, typer.Option(help="The checkpoint's, where the config leaves it to each release.")
+    ] = None,
 ) -> None:
     """Release a checkpoint through the canary, without Airflow."""
     output: Output = context.obj
@@ -46,6 +49,7 @@ def release(
         run_id=new_run_id("release"),
         checkpoint=checkpoint,
         by=getpass.getuser(),
+        sha256=sha256,
     )
     _tell_story(output, asked, spec)
 

@@ -50,6 +50,7 @@ Every error of the library, as classes that take facts and build the sentence.
         ├── ExportFailed
         ├── ParityFailed
         │   ├── OnnxUnusable
+        │   │   └── TorchScriptUnusable  a model.pt that the pytorch backend would not take
         │   ├── OutputMisdeclared    an output is of another shape or dtype than the spec says
         │   ├── NotFinite            NaN or an infinity on one side alone
         │   │   └── Overflow         float16 is too narrow for an inner value
@@ -139,6 +140,7 @@ from model_release.errors.proof import (
     ParityFailed,
     ProcessDied,
     StableUnusable,
+    TorchScriptUnusable,
 )
 from model_release.errors.refused import (
     AlreadyStable,
@@ -238,6 +240,7 @@ __all__ = [
     "Superseded",
     "TensorsDoNotMatch",
     "TooManyReleases",
+    "TorchScriptUnusable",
     "Unavailable",
     "UnknownModel",
     "VersionNotFound",

@@ -19,7 +19,7 @@ class ParityFailed(Failed):
         self, model: str, output: str, batch_size: int, worst_abs: float, allowed: str, differing: str
     ) -> None:
         super().__init__(
-            f"the ONNX of {model} disagrees with PyTorch: output {output!r} at batch size {batch_size} differs by "
+            f"the exported {model} disagrees with PyTorch: output {output!r} at batch size {batch_size} differs by "
             f"{worst_abs:.3g} ({differing}), allowed {allowed}. Nothing was published; look for ops that export "
             "differently, or widen parity.atol/rtol if the model tolerates it."
         )
@@ -33,6 +33,17 @@ class OnnxUnusable(ParityFailed):
             self,
             f"the ONNX of {model} cannot be compared with PyTorch: {why}. Nothing was published; "
             "export it again from this checkpoint.",
+        )
+
+
+class TorchScriptUnusable(OnnxUnusable):
+    """The TorchScript file cannot be compared with the PyTorch model at all."""
+
+    def __init__(self, model: str, why: str) -> None:
+        Failed.__init__(
+            self,
+            f"the TorchScript of {model} cannot be served as it is: {why}. Nothing was published; trace or script the "
+            "model again.",
         )
 
 
@@ -53,7 +64,7 @@ class NotFinite(ParityFailed):
     def __init__(self, model: str, output: str, elements: str, where: str, got: str, reference: str) -> None:
         Failed.__init__(
             self,
-            f"the ONNX of {model} is not finite where PyTorch is, or the other way about: output {output!r}, "
+            f"the exported {model} is not finite where PyTorch is, or the other way about: output {output!r}, "
             f"{elements}, the first in {where}: {got}, PyTorch answers {reference}. No tolerance covers that: look for "
             "overflow in float16, division by zero, the logarithm of zero, or a range wider than what the model takes.",
         )

@@ -1,5 +1,5 @@
 """Intake: from a checkpoint's URI to a module, with everything unsafe refused before anything is loaded."""
 
-from model_release.intake.checkpoint import FetchedCheckpoint, fetch_checkpoint, open_checkpoint
+from model_release.intake.checkpoint import FetchedCheckpoint, fetch_checkpoint, open_checkpoint, require_pin
 
-__all__ = ["FetchedCheckpoint", "fetch_checkpoint", "open_checkpoint"]
+__all__ = ["FetchedCheckpoint", "fetch_checkpoint", "open_checkpoint", "require_pin"]

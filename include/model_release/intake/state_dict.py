@@ -30,7 +30,7 @@ def load_into(module: nn.Module, uri: str, path: Path, source: Source) -> None:
     numbers may be widened, and nothing else is converted. Raises CheckpointUnreadable, TensorsDoNotMatch.
     """
     tensors = _read_safetensors(uri, path) if path.suffix == ".safetensors" else _read_pickled(uri, path)
-    _fill(module, tensors, uri, source)
+    fill(module, tensors, uri, source)
 
 
 def _read_safetensors(uri: str, path: Path) -> dict[str, Tensor]:
@@ -87,8 +87,12 @@ def _state_dict(uri: str, content: Any) -> dict[str, Tensor]:
     return {str(key): value for key, value in content.items()}
 
 
-def _fill(module: nn.Module, tensors: dict[str, Tensor], uri: str, source: Source) -> None:
-    """Put the tensors into the module, all of them and no others, and put it into eval mode."""
+def fill(module: nn.Module, tensors: dict[str, Tensor], uri: str, source: Source) -> None:
+    """
+    Put the tensors into the module, all of them and no others, and put it into eval mode.
+
+    Raises CheckpointUnreadable, TensorsDoNotMatch.
+    """
     own = module.state_dict()
     given = {own[name].data_ptr() for name in tensors if name in own}
     # safetensors keeps one name of tensors that share memory: the others are there with it.

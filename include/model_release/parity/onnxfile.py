@@ -34,7 +34,7 @@ def describe(spec: ModelSpec, path: Path) -> tuple[OnnxFile, list[str]]:
     if absent:
         raise OnnxUnusable(spec.name, f"its weights {absent} do not lie beside it")
     described = OnnxFile(
-        files={file.name: _sha256(file) for file in files},
+        files={file.name: sha256_of(file) for file in files},
         size_bytes=sum(file.stat().st_size for file in files),
         opset=next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0),
         precision=spec.export.precision,
@@ -42,7 +42,8 @@ def describe(spec: ModelSpec, path: Path) -> tuple[OnnxFile, list[str]]:
     return described, [_named(node) for node in _nodes(model) if _draws(node, model.graph)]
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

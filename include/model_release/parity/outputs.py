@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model_release.errors import Failed, NotFinite, OnnxUnusable, OutputMisdeclared, ParityFailed
-from model_release.parity.candidate import Candidate
 from model_release.parity.cases import Case
 from model_release.parity.report import OutputParity
 from model_release.parity.samples import Arrays
 from model_release.parity.tally import Tally
 from model_release.spec import ModelSpec, Tensor
+
+if TYPE_CHECKING:
+    from model_release.parity.providers import Opened
 
 Ask = Callable[[Arrays, str], Arrays]
 Array = npt.NDArray[Any]
@@ -24,7 +26,7 @@ Array = npt.NDArray[Any]
 class OutputsCompared:
     """What the comparison of all outputs found; `errors` in the order of their importance."""
 
-    def __init__(self, spec: ModelSpec, candidates: list[Candidate]) -> None:
+    def __init__(self, spec: ModelSpec, candidates: Sequence[Opened]) -> None:
         self._spec, self._candidates = spec, candidates
         self.cases: list[str] = []
         self._tallies = {
@@ -52,7 +54,7 @@ class OutputsCompared:
         if not compared and self._unusable and not self._misdeclared:
             raise next(iter(self._unusable.values()))
 
-    def _compare(self, candidate: Candidate, case: Case, expected: Arrays) -> int:
+    def _compare(self, candidate: Opened, case: Case, expected: Arrays) -> int:
         """Return how many outputs could be compared."""
         try:
             answers = candidate(case.inputs, case.name)

@@ -13,16 +13,15 @@ import numpy as np
 from model_release.errors import OnnxUnusable, ReleaseError
 from model_release.parity import cases as plans
 from model_release.parity import independence, noise
-from model_release.parity.candidate import Candidate, import_onnxruntime
+from model_release.parity.candidate import import_onnxruntime
 from model_release.parity.files import check_samples
-from model_release.parity.onnxfile import describe
 from model_release.parity.outputs import OutputsCompared
 from model_release.parity.overflow import find_overflow
-from model_release.parity.providers import open_candidates
+from model_release.parity.providers import describe, open_candidates
 from model_release.parity.reference import Reference
 from model_release.parity.report import PYTORCH, Failure, Independence, Noise, ParityReport, Source
 from model_release.parity.samples import Arrays, count_of
-from model_release.parity.stable import StableVersion
+from model_release.parity.stable import Ask, StableVersion
 from model_release.parity.versions import VersionsCompared
 from model_release.spec import ModelSpec
 
@@ -70,7 +69,7 @@ class _Proof:
         self._began = time.monotonic()
         self._spec, self._module, self._path, self._progress = spec, module, onnx_path, progress
         self._reference = Reference(spec, module)
-        progress("opening the ONNX file")
+        progress("opening the file that will be served")
         self._onnx, self._random_nodes = describe(spec, onnx_path)
         self._candidates, self._notes = open_candidates(spec, onnx_path)
         self._errors: list[ReleaseError] = []
@@ -191,9 +190,7 @@ class _Proof:
                 self._errors.append(error)
         return rows
 
-    def _depends(
-        self, ask: Candidate | Reference, provider: str, probe: plans.Case, samples: Arrays | None
-    ) -> list[Independence]:
+    def _depends(self, ask: Ask, provider: str, probe: plans.Case, samples: Arrays | None) -> list[Independence]:
         try:
             return independence.find_dependence(self._spec, ask, provider, probe, samples)
         except OnnxUnusable as error:

@@ -24,8 +24,13 @@ class Source(Section):
 
 
 class OnnxFile(Section):
-    """The file under test; `files` maps each of its files to its sha256 (weights over 1.8 GB lie beside the graph)."""
+    """
+    The file under test; `files` maps each of its files to its sha256 (weights over 1.8 GB lie beside the graph).
 
+    A `torchscript` has no opset, which is then 0, and the precision of its own tensors.
+    """
+
+    kind: Literal["onnx", "torchscript"] = "onnx"
     files: dict[str, str]
     size_bytes: int
     opset: int

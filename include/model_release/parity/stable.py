@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from model_release.errors import OnnxUnusable, StableUnusable
 from model_release.parity import samples as sets
-from model_release.parity.candidate import Candidate
+from model_release.parity.providers import open_candidate
 from model_release.parity.samples import Arrays
 from model_release.spec import ModelSpec
 
@@ -21,7 +21,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class StableVersion:
-    """The sealed version that is stable: its own spec and ONNX file."""
+    """The sealed version that is stable: its own spec, and the file that its backend serves."""
 
     version: int
     spec: ModelSpec
@@ -35,7 +35,7 @@ class StableVersion:
 
 class OpenStable:
     """
-    Stable's ONNX file, opened on CPU.
+    Stable's file, opened on CPU.
 
     `what` is the section of the model config that it is opened for. Raises StableUnusable when it does not open.
     """
@@ -43,7 +43,7 @@ class OpenStable:
     def __init__(self, stable: StableVersion, what: str) -> None:
         self._stable = stable
         try:
-            self._candidate = Candidate(stable.spec, stable.onnx_path)
+            self._candidate = open_candidate(stable.spec, stable.onnx_path)
         except OnnxUnusable as error:
             raise StableUnusable(stable.spec.name, stable.version, what, str(error)) from error
 

@@ -23,6 +23,8 @@ CONFIG = "config.pbtxt"
 MODEL_FILE = "model.onnx"
 #: The weights of a model that is too large for one file.
 MODEL_DATA = "model.onnx.data"
+#: What the pytorch backend serves.
+TORCHSCRIPT_FILE = "model.pt"
 WARMUP = "warmup/"
 _SECOND_DEADLINE_S = 10
 _TRIES = 5
@@ -74,7 +76,7 @@ class ServingPrefix:
         return {
             name: (self._root if name.startswith(WARMUP) else folder) + name
             for name in manifest.files
-            if name in (MODEL_FILE, MODEL_DATA) or name.startswith(WARMUP)
+            if name in (MODEL_FILE, MODEL_DATA, TORCHSCRIPT_FILE) or name.startswith(WARMUP)
         }
 
     def reserve(self, text: str, check: Callable[[], None]) -> None:

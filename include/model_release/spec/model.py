@@ -105,6 +105,31 @@ class ModelSpec(Section):
             raise ValueError(message)
         return self
 
+    @model_validator(mode="after")
+    def _a_source_for_its_backend(self) -> ModelSpec:
+        source = self.source
+        if self.serving.backend != "pytorch":
+            if source.format == "torchscript" and (source.factory is not None or source.factory_kwargs):
+                message = "factory is for state_dict, and for a torchscript on serving.backend: pytorch"
+                raise ValueError(message)
+            return self
+        if source.format != "torchscript":
+            message = (
+                f"serving.backend: pytorch serves a checkpoint of the format torchscript as it is, this is a "
+                f"{source.format}, which becomes an ONNX file: leave backend out"
+            )
+            raise ValueError(message)
+        if self.export != Export():
+            message = "export says how an ONNX file is made; serving.backend: pytorch serves the checkpoint as it is"
+            raise ValueError(message)
+        return self
+
+    def pinned(self, sha256: str | None) -> ModelSpec:
+        """Return the spec of a release whose training named this sha256; the same where the config pins the file."""
+        if self.source.pinned_by is None or sha256 is None:
+            return self
+        return self.model_copy(update={"source": self.source.model_copy(update={"sha256": sha256})})
+
     @property
     def served_name(self) -> str:
         """The name that clients ask for, with a ledger, an archive and a route of its own."""

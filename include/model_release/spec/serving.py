@@ -8,8 +8,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
 from model_release.spec.section import Section
 
-#: Of the backends that a config can name, those that serve what this pipeline makes of a checkpoint.
-_SERVED_BACKENDS = ("onnxruntime",)
+#: The file that each backend serves, of the backends that a release makes one for.
+_MODEL_FILES = {"onnxruntime": "model.onnx", "pytorch": "model.pt"}
 #: What Triton's schema has, and a release does not: the key, and why.
 _NOT_RELEASED = {
     "sequence_batching": "a canary sends each request to either version, so a sequence would lose its state on the way",
@@ -122,6 +122,11 @@ class Serving(Section):
     """Any further field of Triton's ModelConfig, as JSON; `triton/raw.py` says which."""
 
     @property
+    def model_file(self) -> str:
+        """The file of a version that Triton's backend opens."""
+        return _MODEL_FILES[self.backend]
+
+    @property
     def batching(self) -> bool:
         """Whether Triton may put the requests of several clients into one batch."""
         return self.max_batch_size > 0
@@ -136,10 +141,10 @@ class Serving(Section):
 
     @model_validator(mode="after")
     def _backend_is_made(self) -> Serving:
-        if self.backend not in _SERVED_BACKENDS:
+        if self.backend not in _MODEL_FILES:
             message = (
-                f"backend {self.backend!r} is not released yet: every checkpoint becomes an ONNX file, which "
-                "onnxruntime serves. Leave backend out; TensorRT can be one of accelerators"
+                f"backend {self.backend!r} is not released yet: an engine belongs to the one kind of GPU that it was "
+                "built on. Leave backend out, and name tensorrt in accelerators: each replica then builds its own"
             )
             raise ValueError(message)
         return self

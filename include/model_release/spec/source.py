@@ -11,6 +11,7 @@ from model_release.spec.section import Section
 
 #: What `{{ ... }}` in source.checkpoint may name: the run's UTC date as YYYY-MM-DD, and its version.
 CHECKPOINT_VARIABLES = ("date", "version")
+_ASSET_EXTRA = "asset.extra."
 _VARIABLE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 
@@ -34,6 +35,11 @@ class Source(Section):
 
     A `state_dict` is data: the factory builds the module, and nothing of the file runs. An `exported_program` (.pt2)
     and a `torchscript` archive are programs: they run only with `allow_code: true`, and only the file of `sha256`.
+    For a model that is trained again and again `sha256` may be `"{{ asset.extra.sha256 }}"`: each release then pins the
+    file that its training named, and so trusts whoever may emit that Asset.
+
+    A `torchscript` that the pytorch backend serves as it is may have a factory too: the module that it was made from,
+    which takes its weights and is the reference of the proof.
     """
 
     format: Literal["state_dict", "exported_program", "torchscript"] = "state_dict"
@@ -41,7 +47,7 @@ class Source(Section):
     factory: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     factory_kwargs: dict[str, Any] = {}
     allow_code: bool = False
-    sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64}|\{\{ *asset\.extra\.\w+ *\}\})$")] | None = None
     max_bytes: Annotated[int, Field(gt=0)] = 8 * 2**30
 
     @model_validator(mode="after")
@@ -50,7 +56,7 @@ class Source(Section):
             message = f"checkpoint {self.checkpoint!r} must start with s3:// or file://"
             raise ValueError(message)
         for variable in template_variables(self.checkpoint):
-            if variable not in CHECKPOINT_VARIABLES and not variable.startswith("asset.extra."):
+            if variable not in CHECKPOINT_VARIABLES and not variable.startswith(_ASSET_EXTRA):
                 message = (
                     f"checkpoint names the variable {variable!r}; there are "
                     f"{', '.join(CHECKPOINT_VARIABLES)} and asset.extra.<key>"
@@ -68,7 +74,7 @@ class Source(Section):
                 message = "allow_code is for exported_program and torchscript; nothing of a state_dict is ever run"
                 raise ValueError(message)
             return self
-        if self.factory is not None or self.factory_kwargs:
+        if self.format != "torchscript" and (self.factory is not None or self.factory_kwargs):
             message = f"factory is for state_dict; an {self.format} brings its own module"
             raise ValueError(message)
         if not self.allow_code or self.sha256 is None:
@@ -83,3 +89,9 @@ class Source(Section):
     def is_code(self) -> bool:
         """Whether loading the checkpoint runs code that came with it."""
         return self.format != "state_dict"
+
+    @property
+    def pinned_by(self) -> str | None:
+        """The key of the asset event's extra that says each release's sha256; None where the config says it."""
+        named = template_variables(self.sha256 or "")
+        return named[0].removeprefix(_ASSET_EXTRA) if named else None

@@ -1,4 +1,4 @@
-"""export: checkpoint to ONNX, into the archive, where nobody reads it before it is sealed."""
+"""export: checkpoint to the file that its backend serves, into the archive, where nobody reads it before the seal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from model_release.environment import Environment
 from model_release.errors import VersionTaken
 from model_release.identity import Release
 from model_release.intake import fetch_checkpoint
-from model_release.repository.serving import MODEL_FILE
 from model_release.steps.context import begin
 
 log = logging.getLogger(__name__)
@@ -33,7 +32,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             if sealed.source.sha256 != fetched.sha256:
                 raise VersionTaken(release.model, release.version, sealed.source.sha256, fetched.sha256)
             return {"already_sealed": True, "source": source}
-        path = Path(folder) / MODEL_FILE
+        path = Path(folder) / step.spec.serving.model_file
         files = build.export(step.spec, fetched, path, version=release.version, progress=log.info)
         entries = {
             file.name: step.archive.write(release.version, "base", file.name, file, step.check) for file in files

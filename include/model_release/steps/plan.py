@@ -10,6 +10,7 @@ from model_release.environment import FLEETS, Environment
 from model_release.errors import StaleBuild
 from model_release.gates.plan import StagePlan
 from model_release.identity import Kind, Release, date_of
+from model_release.intake import require_pin
 from model_release.ledger.state import Running, State, StateFile
 from model_release.repository.probe import require_verbs
 from model_release.repository.signing import require_usable
@@ -36,13 +37,14 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
 
     Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint, `forecast` (what each stage
     needs) and `lines` for people.
-    Raises BadModelConfig, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound, AlreadyStable,
-    ContractBroken, VersionPruned, ReplicaUnavailable, RouterLacks, SignerMissing, SigningKeyUnusable, SignatureMissing,
-    SignatureInvalid, ChangeFrozen, TooManyReleases.
+    Raises BadModelConfig, CheckpointUnsafe, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound,
+    AlreadyStable, ContractBroken, VersionPruned, ReplicaUnavailable, RouterLacks, SignerMissing, SigningKeyUnusable,
+    SignatureMissing, SignatureInvalid, ChangeFrozen, TooManyReleases.
     """
-    spec = spec.served_as(release.model)
+    spec = spec.served_as(release.model).pinned(release.sha256)
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
+        require_pin(spec.source, release.checkpoint or spec.source.checkpoint)
         config = configs.build_config(spec, release.version)  # what Triton would refuse is refused here
     router = connect(environment)
     refuse_router(router, environment.router.kind, release.model, spec)

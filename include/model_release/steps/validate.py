@@ -14,7 +14,7 @@ from model_release.build import PAGE, PARITY, RECORDED, WORST, ProofInputs
 from model_release.environment import Environment
 from model_release.identity import Release
 from model_release.intake import fetch_checkpoint
-from model_release.repository.serving import MODEL_DATA, MODEL_FILE, WARMUP
+from model_release.repository.serving import MODEL_DATA, WARMUP
 from model_release.repository.store import KeyAbsent
 from model_release.steps.context import Step, begin, read_frozen_spec
 
@@ -59,27 +59,29 @@ def _against(step: Step, folder: Path) -> ProofInputs:
 
 
 def _stable(step: Step, folder: Path) -> parity.StableVersion | None:
-    """Download the ONNX of the version that has the traffic, verified; None where nothing serves yet."""
+    """Download the file of the version that has the traffic, verified; None where nothing serves yet."""
     stable = step.claim.check().stable
     if stable is None:
         return None
     manifest = step.archive.require(stable.version)
     own = folder / "stable"
     own.mkdir()
-    for name in (MODEL_FILE, MODEL_DATA):
+    spec = read_frozen_spec(step.store, step.release.model, manifest.spec_digest)
+    served = spec.serving.model_file
+    for name in (served, MODEL_DATA):
         if name in manifest.files:
             step.archive.read_sealed(manifest, name, own / name)
-    spec = read_frozen_spec(step.store, step.release.model, manifest.spec_digest)
-    return parity.StableVersion(stable.version, spec, own / MODEL_FILE)
+    return parity.StableVersion(stable.version, spec, own / served)
 
 
 def _downloaded(step: Step, folder: Path) -> Path:
     """Read back what export wrote; which files belong to the graph, the graph itself says."""
-    path = step.archive.read(step.release.version, "base", MODEL_FILE, folder / MODEL_FILE)
+    served = step.spec.serving.model_file
+    path = step.archive.read(step.release.version, "base", served, folder / served)
     try:
         step.archive.read(step.release.version, "base", MODEL_DATA, folder / MODEL_DATA)
     except KeyAbsent:
-        log.info("the weights are in %s itself", MODEL_FILE)
+        log.info("the weights are in %s itself", served)
     return path
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_release.errors import BadModelConfig
 from model_release.spec import ModelSpec
-from model_release.triton import onnxruntime, raw, rules, sections
+from model_release.triton import onnxruntime, pytorch, raw, rules, sections
 from model_release.triton.text import CONFIG_FILE, RELEASE_DIGEST, disabled, parse, release_digest, render
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def build_config(spec: ModelSpec, version: int, tuning: Tuning | None = None) ->
     from tritonclient.grpc import model_config_pb2 as pb
 
     tuning = tuning or Tuning.from_spec(spec)
-    _refuse(spec, [*_of_tuning(spec, tuning), *onnxruntime.problems_of(spec.serving)])
+    _refuse(spec, [*_of_tuning(spec, tuning), *onnxruntime.problems_of(spec.serving), *pytorch.problems_of(spec)])
     serving = spec.serving
     config = pb.ModelConfig(name=spec.name, backend=serving.backend, max_batch_size=serving.max_batch_size)
     config.version_policy.specific.versions.append(version)

@@ -23,9 +23,9 @@ class Values:
     words: str
 
 
-_SWITCH = Values(r"0|1|(?i:true|false)", "0 or 1")
+SWITCH = Values(r"0|1|(?i:true|false)", "0 or 1")
 _ZERO_ONE = Values(r"[01]", "0 or 1")
-_COUNT = Values(r"\d+", "a whole number from 0 up")
+COUNT = Values(r"\d+", "a whole number from 0 up")
 _WHOLE = Values(r"-?\d+", "a whole number")
 _BYTES = Values(r"[1-9]\d*", "a number of bytes")
 _FOLDER = Values(r"/.*", "an absolute path on the server, outside of the folder that it downloads models to")
@@ -33,68 +33,68 @@ _TEXT = Values(r".+", "text")
 _SHAPES = Values(r"[^:,]+:\d+(x\d+)*(,[^:,]+:\d+(x\d+)*)*", "shapes by input: image:1x8x8,mask:1x8")
 
 PARAMETERS: Mapping[str, Values] = {
-    "intra_op_thread_count": _COUNT,
-    "inter_op_thread_count": _COUNT,
+    "intra_op_thread_count": COUNT,
+    "inter_op_thread_count": COUNT,
     "execution_mode": Values(r"[01]", "0 (operators one after the other) or 1 (in parallel)"),
-    "enable_mem_arena": _SWITCH,
-    "enable_mem_pattern": _SWITCH,
+    "enable_mem_arena": SWITCH,
+    "enable_mem_pattern": SWITCH,
     "memory.enable_memory_arena_shrinkage": Values(r"(cpu|gpu):\d+(;(cpu|gpu):\d+)*", "devices: cpu:0;gpu:0"),
     "session.use_device_allocator_for_initializers": _ZERO_ONE,
     "cudnn_conv_algo_search": Values(r"[012]", "0, 1 or 2"),
     "gpu_mem_limit": _BYTES,
     "arena_extend_strategy": _ZERO_ONE,
-    "do_copy_in_default_stream": _SWITCH,
+    "do_copy_in_default_stream": SWITCH,
 }
 _TENSORRT: Mapping[str, Values] = {
     "precision_mode": Values(r"FP32|FP16|BF16|INT8", "FP32, FP16, BF16 or INT8"),
     "max_workspace_size_bytes": _BYTES,
     "int8_calibration_table_name": _TEXT,
-    "int8_use_native_calibration_table": _SWITCH,
-    "trt_max_partition_iterations": _COUNT,
-    "trt_min_subgraph_size": _COUNT,
-    "trt_dla_enable": _SWITCH,
-    "trt_dla_core": _COUNT,
-    "trt_engine_cache_enable": _SWITCH,
+    "int8_use_native_calibration_table": SWITCH,
+    "trt_max_partition_iterations": COUNT,
+    "trt_min_subgraph_size": COUNT,
+    "trt_dla_enable": SWITCH,
+    "trt_dla_core": COUNT,
+    "trt_engine_cache_enable": SWITCH,
     "trt_engine_cache_path": _FOLDER,
     "trt_engine_cache_prefix": _TEXT,
-    "trt_dump_subgraphs": _SWITCH,
-    "trt_force_sequential_engine_build": _SWITCH,
-    "trt_context_memory_sharing_enable": _SWITCH,
-    "trt_layer_norm_fp32_fallback": _SWITCH,
-    "trt_timing_cache_enable": _SWITCH,
+    "trt_dump_subgraphs": SWITCH,
+    "trt_force_sequential_engine_build": SWITCH,
+    "trt_context_memory_sharing_enable": SWITCH,
+    "trt_layer_norm_fp32_fallback": SWITCH,
+    "trt_timing_cache_enable": SWITCH,
     "trt_timing_cache_path": _FOLDER,
-    "trt_force_timing_cache": _SWITCH,
-    "trt_detailed_build_log": _SWITCH,
-    "trt_build_heuristics_enable": _SWITCH,
-    "trt_sparsity_enable": _SWITCH,
-    "trt_builder_optimization_level": _COUNT,
+    "trt_force_timing_cache": SWITCH,
+    "trt_detailed_build_log": SWITCH,
+    "trt_build_heuristics_enable": SWITCH,
+    "trt_sparsity_enable": SWITCH,
+    "trt_builder_optimization_level": COUNT,
     "trt_auxiliary_streams": _WHOLE,
     "trt_tactic_sources": _TEXT,
     "trt_profile_min_shapes": _SHAPES,
     "trt_profile_max_shapes": _SHAPES,
     "trt_profile_opt_shapes": _SHAPES,
-    "trt_cuda_graph_enable": _SWITCH,
-    "trt_dump_ep_context_model": _SWITCH,
+    "trt_cuda_graph_enable": SWITCH,
+    "trt_dump_ep_context_model": SWITCH,
     "trt_ep_context_file_path": _FOLDER,
     "trt_ep_context_embed_mode": _ZERO_ONE,
 }
 _CUDA: Mapping[str, Values] = {
     "arena_extend_strategy": Values(r"kNextPowerOfTwo|kSameAsRequested", "kNextPowerOfTwo or kSameAsRequested"),
     "cudnn_conv_algo_search": Values(r"EXHAUSTIVE|HEURISTIC|DEFAULT", "EXHAUSTIVE, HEURISTIC or DEFAULT"),
-    "cudnn_conv_use_max_workspace": _SWITCH,
-    "cudnn_conv1d_pad_to_nc1d": _SWITCH,
-    "do_copy_in_default_stream": _SWITCH,
-    "enable_cuda_graph": _SWITCH,
-    "enable_skip_layer_norm_strict_mode": _SWITCH,
-    "fuse_conv_bias": _SWITCH,
+    "cudnn_conv_use_max_workspace": SWITCH,
+    "cudnn_conv1d_pad_to_nc1d": SWITCH,
+    "do_copy_in_default_stream": SWITCH,
+    "enable_cuda_graph": SWITCH,
+    "enable_skip_layer_norm_strict_mode": SWITCH,
+    "fuse_conv_bias": SWITCH,
     "gpu_mem_limit": _BYTES,
-    "prefer_nhwc": _SWITCH,
-    "sdpa_kernel": _COUNT,
-    "tunable_op_enable": _SWITCH,
-    "tunable_op_max_tuning_duration_ms": _COUNT,
-    "tunable_op_tuning_enable": _SWITCH,
-    "use_ep_level_unified_stream": _SWITCH,
-    "use_tf32": _SWITCH,
+    "prefer_nhwc": SWITCH,
+    "sdpa_kernel": COUNT,
+    "tunable_op_enable": SWITCH,
+    "tunable_op_max_tuning_duration_ms": COUNT,
+    "tunable_op_tuning_enable": SWITCH,
+    "use_ep_level_unified_stream": SWITCH,
+    "use_tf32": SWITCH,
 }
 ACCELERATORS: Mapping[str, Mapping[str, Values]] = {"tensorrt": _TENSORRT, "cuda": _CUDA, "openvino": {}}
 #: The accelerators that run on a GPU; the backend passes over them for an instance on the CPU.
@@ -113,15 +113,16 @@ def problems_of(serving: Serving) -> list[str]:
     if serving.backend != "onnxruntime":
         return []
     instead = "What is newer than this pipeline goes into raw: {parameters: ...}."
-    found = _problems("serving.parameters", serving.parameters, PARAMETERS, instead)
+    found = problems_with("serving.parameters", serving.parameters, PARAMETERS, instead)
     for accelerator in serving.accelerators:
         known = ACCELERATORS[accelerator.name]
         there = f"There are: {', '.join(known)}." if known else "It takes none."
-        found += _problems(f"serving.accelerators, {accelerator.name}", accelerator.parameters, known, there)
+        found += problems_with(f"serving.accelerators, {accelerator.name}", accelerator.parameters, known, there)
     return found
 
 
-def _problems(where: str, given: Mapping[str, str], known: Mapping[str, Values], instead: str) -> list[str]:
+def problems_with(where: str, given: Mapping[str, str], known: Mapping[str, Values], instead: str) -> list[str]:
+    """Say of each option that a backend does not read it, or not with this value; `instead` is where else to look."""
     found = []
     for name, value in given.items():
         if name in _REFUSED:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from model_release.triton.onnxruntime import PARAMETERS
+from model_release.triton import onnxruntime, pytorch
 from model_release.triton.text import RELEASE_DIGEST
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ _REFUSED = {
     "model_repository_agents": "an agent may change the files that were sealed, as they are loaded",
     "response_cache": "use serving.response_cache",
 }
+_PARAMETERS = {"onnxruntime": onnxruntime.PARAMETERS, "pytorch": pytorch.PARAMETERS}
 #: Of the one instance group; all else of it is serving.instance_group's.
 _OF_INSTANCE_GROUP = ("host_policy", "profile", "secondary_devices")
 
@@ -75,7 +76,7 @@ def _refused(names: list[str], fields: Any, config: ModelConfig) -> list[str]:
     for name in sorted(fields.parameters):
         if name == RELEASE_DIGEST:
             found.append(f"parameters.{name} is refused: the pipeline writes it")
-        elif name in PARAMETERS or name in config.parameters:
+        elif name in _PARAMETERS.get(config.backend, ()) or name in config.parameters:
             found.append(f"parameters.{name} is refused: use serving.parameters")
     if "instance_group" in names:
         found += _of_instance_group(fields)

@@ -7,13 +7,13 @@ it loads, and fails a whole batch when ONNX Runtime does, as the real one.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnxruntime as ort
 import triton_python_backend_utils as pb_utils
+from batched import BatchedModel
 
 _MODEL_FILE = "model.onnx"
 #: optimization.graph.level of the real backend.
@@ -40,18 +40,14 @@ _ONNX_TYPES = {
 }
 
 
-class TritonPythonModel:
+class TritonPythonModel(BatchedModel):
     """One instance of one version."""
+
+    called = "onnx runtime"
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the version's ONNX file; whatever is wrong with it is the load's error."""
-        config = json.loads(args["model_config"])
-        if args["model_instance_kind"] == "GPU":
-            message = f"instance of {args['model_name']} wants KIND_GPU; this server has no GPU"
-            raise pb_utils.TritonModelException(message)
-        self._batching = config.get("max_batch_size", 0) > 0
-        self._inputs = config["input"]
-        self._outputs = {output["name"]: output for output in config["output"]}
+        config = self.configure(args)
         try:
             self._session = ort.InferenceSession(
                 str(_model_file(args, config)), _options(config), providers=["CPUExecutionProvider"]
@@ -59,55 +55,13 @@ class TritonPythonModel:
         except Exception as error:
             message = f"onnx runtime error: {error}"
             raise pb_utils.TritonModelException(message) from None
-        _check(self._session.get_inputs(), self._inputs, "input", self._batching)
-        _check(self._session.get_outputs(), list(self._outputs.values()), "output", self._batching)
+        _check(self._session.get_inputs(), self.inputs, "input", self.batching)
+        _check(self._session.get_outputs(), self.outputs, "output", self.batching)
 
-    def execute(self, requests: list[Any]) -> list[Any]:
-        """Run the requests that Triton batched as one, and give each its rows."""
-        try:
-            return self._answer(requests)
-        except Exception as error:
-            # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
-            failed = [pb_utils.TritonError(f"onnx runtime error: {error}") for _ in requests]
-            return [pb_utils.InferenceResponse(error=each) for each in failed]
-
-    def _answer(self, requests: list[Any]) -> list[Any]:
-        if not self._batching and len(requests) > 1:
-            return [self.execute([request])[0] for request in requests]
-        feed, rows = {}, [1] * len(requests)
-        for tensor in self._inputs:
-            arrays = [self._array(request, tensor["name"]) for request in requests]
-            rows = [len(array) if self._batching else 1 for array in arrays]
-            feed[tensor["name"]] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
-        wanted = sorted({name for request in requests for name in request.requested_output_names()})
-        results = dict(zip(wanted, self._session.run(wanted, feed), strict=True))
-        if self._batching:
-            for name, result in results.items():
-                if len(result) != sum(rows):
-                    message = f"output {name!r} has {len(result)} rows for {sum(rows)} rows of input"
-                    raise ValueError(message)
-        ends = np.cumsum(rows)
-        return [
-            self._response(request, results, slice(end - n, end) if self._batching else slice(None))
-            for request, n, end in zip(requests, rows, ends, strict=True)
-        ]
-
-    @staticmethod
-    def _array(request: Any, name: str) -> np.ndarray[Any, Any]:
-        tensor = pb_utils.get_input_tensor_by_name(request, name)
-        if tensor is None:
-            message = f"input {name!r} is missing"
-            raise ValueError(message)
-        return tensor.as_numpy()
-
-    @staticmethod
-    def _response(request: Any, results: dict[str, np.ndarray[Any, Any]], rows: slice) -> Any:
-        tensors = []
-        for name in request.requested_output_names():
-            result = results[name]
-            part = result[rows] if rows != slice(None) else result
-            tensors.append(pb_utils.Tensor(name, np.ascontiguousarray(part)))
-        return pb_utils.InferenceResponse(output_tensors=tensors)
+    def run(self, feed: dict[str, np.ndarray[Any, Any]], wanted: list[str]) -> list[np.ndarray[Any, Any]]:
+        """Return the wanted outputs for a whole batch."""
+        answers: list[np.ndarray[Any, Any]] = self._session.run(wanted, feed)
+        return answers
 
 
 def _model_file(args: dict[str, str], config: dict[str, Any]) -> Path:

@@ -1,0 +1,82 @@
+"""
+What the Python-based backends of the sandbox share: Triton's batch is run as one, and each request gets its rows.
+
+A copy lies beside each backend's model.py, which is all that Triton's Python stub finds.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+
+class BatchedModel:
+    """One instance of one version, without what runs it."""
+
+    #: What an error begins with.
+    called = ""
+
+    def configure(self, args: dict[str, str]) -> dict[str, Any]:
+        """Read the config, which is returned; an instance on a GPU is refused."""
+        config: dict[str, Any] = json.loads(args["model_config"])
+        if args["model_instance_kind"] == "GPU":
+            message = f"instance of {args['model_name']} wants KIND_GPU; this server has no GPU"
+            raise pb_utils.TritonModelException(message)
+        self.batching = config.get("max_batch_size", 0) > 0
+        self.inputs: list[dict[str, Any]] = config["input"]
+        self.outputs: list[dict[str, Any]] = config["output"]
+        return config
+
+    def run(self, feed: dict[str, np.ndarray[Any, Any]], wanted: list[str]) -> list[np.ndarray[Any, Any]]:
+        """Return the wanted outputs for a whole batch."""
+        raise NotImplementedError
+
+    def execute(self, requests: list[Any]) -> list[Any]:
+        """Run the requests that Triton batched as one, and give each its rows."""
+        try:
+            return self._answer(requests)
+        except Exception as error:
+            # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
+            failed = [pb_utils.TritonError(f"{self.called} error: {error}") for _ in requests]
+            return [pb_utils.InferenceResponse(error=each) for each in failed]
+
+    def _answer(self, requests: list[Any]) -> list[Any]:
+        if not self.batching and len(requests) > 1:
+            return [self.execute([request])[0] for request in requests]
+        feed, rows = {}, [1] * len(requests)
+        for tensor in self.inputs:
+            arrays = [self._array(request, tensor["name"]) for request in requests]
+            rows = [len(array) if self.batching else 1 for array in arrays]
+            feed[tensor["name"]] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
+        wanted = sorted({name for request in requests for name in request.requested_output_names()})
+        results = dict(zip(wanted, self.run(feed, wanted), strict=True))
+        if self.batching:
+            for name, result in results.items():
+                if len(result) != sum(rows):
+                    message = f"output {name!r} has {len(result)} rows for {sum(rows)} rows of input"
+                    raise ValueError(message)
+        ends = np.cumsum(rows)
+        return [
+            self._response(request, results, slice(end - n, end) if self.batching else slice(None))
+            for request, n, end in zip(requests, rows, ends, strict=True)
+        ]
+
+    @staticmethod
+    def _array(request: Any, name: str) -> np.ndarray[Any, Any]:
+        tensor = pb_utils.get_input_tensor_by_name(request, name)
+        if tensor is None:
+            message = f"input {name!r} is missing"
+            raise ValueError(message)
+        return tensor.as_numpy()
+
+    @staticmethod
+    def _response(request: Any, results: dict[str, np.ndarray[Any, Any]], rows: slice) -> Any:
+        tensors = []
+        for name in request.requested_output_names():
+            result = results[name]
+            part = result[rows] if rows != slice(None) else result
+            tensors.append(pb_utils.Tensor(name, np.ascontiguousarray(part)))
+        return pb_utils.InferenceResponse(output_tensors=tensors)
