@@ -24,12 +24,14 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── StoreUnavailable
     │   ├── RouteAloneSetBack    the traffic is back on stable, and the ledger does not know
     │   ├── ReplicaUnavailable
+    │   ├── BenchBusy            other models' benchmarks have it
     │   ├── RouterUnavailable
     │   ├── MessageNotSent
     │   └── MetricsUnavailable
     ├── Refused                  a rule of the pipeline forbids it
     │   ├── ClaimHeld
     │   ├── Superseded
+    │   ├── BenchLost            a benchmark that gave no sign of life for too long
     │   ├── VersionTaken
     │   ├── SignatureMissing     the environment requires one
     │   ├── VersionNotFound
@@ -144,6 +146,7 @@ from model_release.errors.proof import (
 )
 from model_release.errors.refused import (
     AlreadyStable,
+    BenchLost,
     CanaryLive,
     CanaryQueued,
     ChangeFrozen,
@@ -163,6 +166,7 @@ from model_release.errors.refused import (
     VersionTaken,
 )
 from model_release.errors.unavailable import (
+    BenchBusy,
     MessageNotSent,
     MetricsUnavailable,
     ReplicaUnavailable,
@@ -178,7 +182,9 @@ __all__ = [
     "BadInput",
     "BadModelConfig",
     "BatchDependent",
+    "BenchBusy",
     "BenchDied",
+    "BenchLost",
     "BenchmarkFailed",
     "BytesDiffer",
     "CanaryLive",

@@ -29,6 +29,16 @@ class Superseded(Refused):
         )
 
 
+class BenchLost(Refused):
+    """Another model's benchmark has bench since: what was measured is not told from what both did together."""
+
+    def __init__(self, model: str, version: int, holder: str) -> None:
+        super().__init__(
+            f"the benchmark of {model} version {version} lost bench to {holder}: it gave no sign of life for as "
+            "long as its lease was. Nothing of it was kept; run it again."
+        )
+
+
 class VersionTaken(Refused):
     """The version is sealed, from another source."""
 

@@ -33,6 +33,16 @@ class ReplicaUnavailable(Unavailable):
         )
 
 
+class BenchBusy(Unavailable):
+    """Other models' benchmarks had bench for all of the time that one waits for it."""
+
+    def __init__(self, model: str, holder: str, waited_s: float) -> None:
+        super().__init__(
+            f"bench was not free for {model} for {waited_s:.0f} s: {holder} has it. Run the step again when that "
+            "benchmark has ended, or give one of the models a fleet_pair, and so a bench, of its own."
+        )
+
+
 class RouterUnavailable(Unavailable):
     """The router's admin or its route file cannot be reached."""
 

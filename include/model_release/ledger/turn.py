@@ -1,23 +1,31 @@
 """
-One turn at a fleet: models share it, each with a claim of its own, and only one of its replicas may be down at a time.
+Turns at what models share, each with a claim of its own.
 
-A turn is an object by the fleet, taken by compare-and-swap, that ends by itself at a moment of the store's clock. It
-remembers when each replica was recycled last.
+A turn is an object of its own, taken by compare-and-swap, that ends by itself at a moment of the store's clock. At a
+fleet it is to start a replica anew, since only one may be down at a time; its turn remembers when each was recycled
+last. At bench it is a lease, renewed for as long as its holder lives. Each turn's token is above the last one's, so
+that a holder that was paused finds out before its next write.
 """
 
 from __future__ import annotations
 
+import logging
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from typing import Self
 
 from pydantic import BaseModel
 
+from model_release.errors import ReleaseError
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
 
 _POLL_S = 0.5
+
+log = logging.getLogger(__name__)
 
 
 class Turn(BaseModel):
@@ -26,6 +34,7 @@ class Turn(BaseModel):
     nonce: str = ""
     holder: str = ""
     until: datetime | None = None
+    token: int = 0
     recycled: dict[str, datetime] = {}
 
 
@@ -33,8 +42,12 @@ class TurnTaken(Exception):
     """Another has the turn, and had it for as long as one waits."""
 
 
+class TurnLost(Exception):
+    """Another has the turn since: this holder gave no sign of life for as long as its lease was."""
+
+
 class Turns:
-    """The turns at one fleet."""
+    """The turns at one fleet, or at what else a pair's models share."""
 
     def __init__(self, store: ObjectStore, pair: str, fleet: str) -> None:
         self._store = store
@@ -54,7 +67,7 @@ class Turns:
         Raises TurnTaken when another has it for all of `wait_s` seconds.
         """
         deadline = time.monotonic() + wait_s
-        while not self._take(holder, lasts_s):
+        while self._take(holder, lasts_s) is None:
             if time.monotonic() > deadline:
                 raise TurnTaken(self._load()[0].holder)
             time.sleep(_POLL_S)
@@ -65,13 +78,59 @@ class Turns:
         finally:
             turn, etag = self._load()
             if turn.holder == holder:
-                self._write(Turn(recycled={**turn.recycled, **recycled}), etag)
+                self._end(turn, etag, {**turn.recycled, **recycled})
 
-    def _take(self, holder: str, lasts_s: float) -> bool:
+    @contextmanager
+    def lease(self, holder: str, lease_s: float, wait_s: float, waits: Callable[[str], None]) -> Iterator[Lease]:
+        """
+        Have the turn for as long as this process lives, and `lease_s` seconds longer.
+
+        `waits` is called with the holder while another has it, and may raise. A holder that died may have it again at
+        once. Raises TurnTaken when others have it for all of `wait_s` seconds.
+        """
+        deadline = time.monotonic() + wait_s
+        while (token := self._take(holder, lease_s)) is None:
+            other = self._load()[0].holder
+            waits(other)
+            if time.monotonic() > deadline:
+                raise TurnTaken(other)
+            time.sleep(_POLL_S)
+        lease = Lease(self, token, lease_s)
+        try:
+            with lease:
+                yield lease
+        finally:
+            turn, etag = self._load()
+            if turn.token == token:
+                self._end(turn, etag, turn.recycled)
+
+    def renew(self, token: int, lease_s: float) -> None:
+        """Move the end of a lease. Raises TurnLost when another has the turn."""
+        turn, etag = self._own(token)
+        if not self._write(turn.model_copy(update={"until": self._store.now() + timedelta(seconds=lease_s)}), etag):
+            self._own(token)
+
+    def check(self, token: int) -> None:
+        """Raise TurnLost when another has the turn, or had it since."""
+        self._own(token)
+
+    def _own(self, token: int) -> tuple[Turn, str | None]:
+        turn, etag = self._load()
+        if turn.token != token:
+            raise TurnLost(turn.holder or "nobody any more")
+        return turn, etag
+
+    def _take(self, holder: str, lasts_s: float) -> int | None:
+        """Return the token of the turn that was taken, or None where another has it."""
         (turn, etag), now = self._load(), self._store.now()
         if turn.until is not None and turn.until > now and turn.holder != holder:
-            return False
-        return self._write(turn.model_copy(update={"holder": holder, "until": now + timedelta(seconds=lasts_s)}), etag)
+            return None
+        until = now + timedelta(seconds=lasts_s)
+        taken = turn.model_copy(update={"holder": holder, "until": until, "token": turn.token + 1})
+        return taken.token if self._write(taken, etag) else None
+
+    def _end(self, turn: Turn, etag: str | None, recycled: dict[str, datetime]) -> None:
+        self._write(turn.model_copy(update={"holder": "", "until": None, "recycled": recycled}), etag)
 
     def _write(self, turn: Turn, etag: str | None) -> bool:
         """Write unless another was faster; a retry that met its own first try has written."""
@@ -89,3 +148,33 @@ class Turns:
         except KeyAbsent:
             return Turn(), None
         return Turn.model_validate_json(body), etag
+
+
+class Lease:
+    """A turn that is renewed until the end of `with`."""
+
+    def __init__(self, turns: Turns, token: int, lease_s: float) -> None:
+        self._turns, self.token, self._lease_s = turns, token, lease_s
+        self._stop = threading.Event()
+        self._renewer = threading.Thread(target=self._renew_until_stopped, name=f"turn-{token}", daemon=True)
+
+    def check(self) -> None:
+        """Raise TurnLost when another has the turn."""
+        self._turns.check(self.token)
+
+    def _renew_until_stopped(self) -> None:
+        while not self._stop.wait(self._lease_s / 3):
+            try:
+                self._turns.renew(self.token, self._lease_s)
+            except TurnLost:
+                return
+            except ReleaseError as error:
+                log.warning("a turn was not renewed: %s", error)
+
+    def __enter__(self) -> Self:
+        self._renewer.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._renewer.join()

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from model_release.benchmark import BenchmarkResult, Row, measure, run_benchmark, slowdown
 from model_release.environment import Environment, Replica
-from model_release.errors import BenchDied, ObjectiveNotMet, ReplicaUnavailable
+from model_release.errors import BenchBusy, BenchDied, BenchLost, ObjectiveNotMet, ReplicaUnavailable
 from model_release.identity import Release
+from model_release.ledger.turn import TurnLost, Turns, TurnTaken
 from model_release.parity.accuracy import Right
 from model_release.parity.report import AccuracyReport
 from model_release.repository import manifest as manifests
@@ -27,18 +30,24 @@ from model_release.triton.parity import prove_served
 from model_release.triton.replica import ReplicaClient
 
 BENCH = "bench"
+#: Of how long a benchmark waits for the others'; theirs may each take their budget and some minutes.
+BENCH_WAIT_S = 3600.0
 REPORT = "benchmark.json"
 #: The rounds in which a slowdown has to show, and the share of the budget that measuring one version in one may take.
 _ROUNDS = 3
 _ROUND_SHARE = 0.15
+
+log = logging.getLogger(__name__)
 
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Find the config that serves the version best, compare it with stable's, and seal it.
 
-    Raises LoadFailed, ProofFailed, BenchDied, ServedParityFailed, AccuracyTooLow, AccuracyNotProven, BenchmarkFailed,
-    ObjectiveNotMet, and what `put_on` raises for a signature.
+    Bench is one for all models of a pair: one benchmark has it at a time, and the others wait.
+
+    Raises BenchBusy, BenchLost, LoadFailed, ProofFailed, BenchDied, ServedParityFailed, AccuracyTooLow,
+    AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet, and what `put_on` raises for a signature.
     """
     with begin(release, environment, "benchmark") as step:
         sealed = step.archive.sealed(release.version, "tuned")
@@ -46,18 +55,44 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             return {"already_sealed": True, **sealed.summary}
         base = step.archive.require(release.version)
         bystanders.note(step, deploys=False)
-        with _bench_cleared(step):
-            put_on(step, BENCH, base, sealed_config(step, release.version))
+        with _turn_at_bench(step) as fenced, _bench_cleared(step):
+            put_on(fenced, BENCH, base, sealed_config(step, release.version))
             served = {"untuned": _served_parity(step, base, sealed_config(step, release.version))}
             right = golden.right_on_bench(step, base.version, step.spec)
             accuracy = None if right is None else golden.report(step, right)
-            result = _sweep(step, base)
-            served["chosen"] = _parity_of_chosen(step, base, result)
-            accuracy = _compare_with_stable(step, base, result, right) or accuracy
+            result = _sweep(fenced, base)
+            served["chosen"] = _parity_of_chosen(fenced, base, result)
+            accuracy = _compare_with_stable(fenced, base, result, right) or accuracy
+            fenced.check()  # what was measured while another was at it is not sealed
         summary = {"benchmark": result.summary(), "served_parity": served, **_shown(accuracy)}
         _seal(step, base, result, summary)
         step.event("benchmarked", **summary)
         return {"already_sealed": False, **summary}
+
+
+@contextmanager
+def _turn_at_bench(step: Step) -> Iterator[Step]:
+    """Wait for bench, and return the step as it may write only while bench is its own. Raises BenchBusy, Superseded."""
+    turns = Turns(step.store, step.spec.serving.fleet_pair, "benchmark")
+    holder, told = f"{step.model} {step.release.holder}", set[str]()
+
+    def waits(other: str) -> None:
+        step.check()
+        if other not in told:
+            told.add(other)
+            log.info("waiting for bench, which %s has", other)
+
+    def fence() -> None:
+        try:
+            lease.check()
+        except TurnLost as lost:
+            raise BenchLost(step.model, step.release.version, str(lost)) from None
+
+    try:
+        with turns.lease(holder, step.environment.lease_s, BENCH_WAIT_S, waits) as lease:
+            yield replace(step, fence=fence)
+    except TurnTaken as taken:
+        raise BenchBusy(step.model, str(taken), BENCH_WAIT_S) from None
 
 
 @contextmanager

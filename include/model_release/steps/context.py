@@ -99,6 +99,8 @@ class Step(Sight):
     claim: Claim
     spec_digest: str | None = None
     """Of the frozen spec to go by; None is that of this very release."""
+    fence: Callable[[], None] | None = None
+    """Raises when something that the step needs besides the claim is lost."""
 
     @property
     def model(self) -> str:
@@ -125,8 +127,10 @@ class Step(Sight):
         return Looks(self.store, self.model, self.release.version, self.release.holder)
 
     def check(self) -> None:
-        """Raise Superseded when a newer epoch exists; called just before each write."""
+        """Raise Superseded when a newer epoch exists, and what the fence raises; called just before each write."""
         self.claim.check()
+        if self.fence is not None:
+            self.fence()
 
     def update(self, **changes: Any) -> State:
         """Change top-level fields of the state."""
