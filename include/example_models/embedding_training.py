@@ -17,10 +17,8 @@ import io
 import warnings
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from example_models import minilm_data
-from example_models.training import TRAINING_BUCKET, Put, one_thread, s3_put, seed_of
+from example_models.training import TRAINING_BUCKET, Put, one_thread, s3_put, seed_of, write_arrays
 from model_release.environment import Environment
 
 if TYPE_CHECKING:
@@ -123,13 +121,8 @@ def _written(body: bytes, key: str, put: Put) -> dict[str, Any]:
 def write_sentences(put: Put, folder: str = FOLDER) -> list[str]:
     """Write the tokens of samples and live sentences with `put`; return their keys."""
     text = list(minilm_data.sentences())
-    keys = []
-    for name, chosen in (("samples", text[:SAMPLES]), ("live", text[SAMPLES:])):
-        stream = io.BytesIO()
-        np.savez_compressed(stream, **minilm_data.tokenized(chosen))  # type: ignore[arg-type]
-        keys.append(f"{folder}/{name}.npz")
-        put(keys[-1], stream.getvalue())
-    return keys
+    parts = {"samples": text[:SAMPLES], "live": text[SAMPLES:]}
+    return write_arrays(put, folder, {name: minilm_data.tokenized(chosen) for name, chosen in parts.items()})
 
 
 def publish_sentences(environment: Environment, folder: str = FOLDER) -> list[str]:

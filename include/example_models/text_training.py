@@ -13,14 +13,14 @@ What lies on S3 afterwards:
 from __future__ import annotations
 
 import hashlib
-import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from example_models import text_data
 from example_models.text_tokens import LABELS, PADDING, tokenized
-from example_models.training import TRAINING_BUCKET, Put, one_thread, s3_put, seed_of
+from example_models.training import TRAINING_BUCKET, Put, one_thread, s3_put, seed_of, write_arrays
 from model_release.environment import Environment
 
 if TYPE_CHECKING:
@@ -99,18 +99,12 @@ def write_texts(put: Put) -> list[str]:
     """Write samples, golden set and live set of the tweets with `put`; return their keys."""
     split = text_data.split()
     first = split.train.take(np.arange(_SAMPLES))
-    files = {
+    files: dict[str, dict[str, npt.NDArray[Any]]] = {
         "samples": {"input_ids": tokenized(first.text)},
         "golden": {"input_ids": tokenized(split.golden.text), "label": split.golden.label},
         "live": {"input_ids": tokenized(split.live.text), "label": split.live.label},
     }
-    keys = []
-    for name, arrays in files.items():
-        stream = io.BytesIO()
-        np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        keys.append(f"{FOLDER}/{name}.npz")
-        put(keys[-1], stream.getvalue())
-    return keys
+    return write_arrays(put, FOLDER, files)
 
 
 def publish_texts(environment: Environment) -> list[str]:

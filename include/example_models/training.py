@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -133,16 +133,21 @@ def train_digits(date: str, put: Put, *, epochs: int = EPOCHS, broken: bool = Fa
 def write_training_data(put: Put) -> list[str]:
     """Write samples, golden set and live set of the digits with `put`; return their keys."""
     split = digits_data.split()
-    files = {
+    files: dict[str, dict[str, npt.NDArray[Any]]] = {
         "samples": {"image": split.train.image[:_SAMPLES]},
         "golden": {"image": split.golden.image, "label": split.golden.label},
         "live": {"image": split.live.image, "label": split.live.label},
     }
+    return write_arrays(put, DIGITS_FOLDER, files)
+
+
+def write_arrays(put: Put, folder: str, files: Mapping[str, Mapping[str, npt.NDArray[Any]]]) -> list[str]:
+    """Write arrays by name as `<folder>/<file>.npz` with `put`; return the keys."""
     keys = []
     for name, arrays in files.items():
         stream = io.BytesIO()
         np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
-        keys.append(f"{DIGITS_FOLDER}/{name}.npz")
+        keys.append(f"{folder}/{name}.npz")
         put(keys[-1], stream.getvalue())
     return keys
 

@@ -7,7 +7,14 @@ from typing import Any
 
 import pytest
 
+from model_release.errors import BenchBusy, BenchLost, Superseded
+from model_release.identity import Kind, Release
 from model_release.ledger.turn import Lease, TurnLost, Turns, TurnTaken
+from model_release.steps import benchmark
+from model_release.steps.benchmark import _turn_at_bench
+from model_release.steps.context import Step
+from tests.unit.config_cases import line_spec
+from tests.unit.served_toys import ENVIRONMENT
 from tests.unit.stepped_store import SteppedStore
 
 LEASE_S = 120.0
@@ -141,3 +148,47 @@ def test_a_recycling_keeps_the_token_rising(store: SteppedStore) -> None:
         lease.check()
     with turns_of(store).lease("other", LEASE_S, 0, quiet) as later:
         assert later.token == lease.token + 2
+
+
+# --- the benchmark's step -----------------------------------------------------------------------
+
+
+class Claimed:
+    """A claim that is never lost, but when it is told so."""
+
+    lost = False
+
+    def check(self) -> None:
+        if self.lost:
+            raise Superseded("toy", 1, 2, "a restore")
+
+
+def step_of(store: SteppedStore, model: str) -> Step:
+    release = Release(model, 20260101000000, Kind.BUILD, "run")
+    made = Step(release, ENVIRONMENT, store, Claimed())  # type: ignore[arg-type]
+    made.__dict__["spec"] = line_spec()
+    return made
+
+
+def test_a_benchmark_that_lost_bench_may_write_no_more(store: SteppedStore) -> None:
+    with _turn_at_bench(step_of(store, "first")) as fenced:
+        fenced.check()
+        store.tick(ENVIRONMENT.lease_s + 1)
+        with _turn_at_bench(step_of(store, "second")) as other:
+            other.check()
+            with pytest.raises(BenchLost, match="benchmark of first version 20260101000000 lost bench to second run#0"):
+                fenced.check()
+
+
+def test_a_benchmark_that_waits_for_bench_gives_way_to_a_restore_and_gives_up_in_the_end(
+    store: SteppedStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(benchmark, "BENCH_WAIT_S", 0)
+    waiting = step_of(store, "second")
+    with _turn_at_bench(step_of(store, "first")):
+        words = "bench was not free for second for 0 s: first run#0 has it"
+        with pytest.raises(BenchBusy, match=words), _turn_at_bench(waiting):
+            pytest.fail("both have bench")
+        waiting.claim.lost = True  # type: ignore[attr-defined]
+        with pytest.raises(Superseded), _turn_at_bench(waiting):
+            pytest.fail("both have bench")
