@@ -293,7 +293,7 @@ def answering_torchscript(spec: ModelSpec) -> bytes:
         for tensor in spec.outputs
     ]
     module = torch.jit.script(torch.nn.Module())
-    module.define(f"def forward(self, {', '.join(names)}):\n    return {', '.join(zeros)}")
+    module.define(f"def forward(self, {', '.join(names)}):\n    return {', '.join(zeros)}\n")
     stream = io.BytesIO()
     torch.jit.save(module, stream)
     return stream.getvalue()
