@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from model_release.errors import EmbeddingMoved
-from model_release.parity import StableVersion, providers, stable
+from model_release.parity import StableVersion, providers
 from model_release.parity.candidate import Candidate
 from model_release.parity.embedding import compare_spaces, neighbour_agreement
 from model_release.spec import Embedding
@@ -137,7 +137,6 @@ def test_the_new_version_is_closed_before_stables_weights_are_opened(
             alive.append(weakref.ref(self))
 
     monkeypatch.setattr(providers, "Candidate", Watched)
-    monkeypatch.setattr(stable, "Candidate", Watched)
     assert proved(tmp_path, "y = Identity (x)", "required", lambda x: x).passed
     assert len(alive) == 2
 
