@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from model_release.steps import plan
 from model_release.triton import config as configs
 from tests.unit import toys
 from tests.unit.served_toys import ENVIRONMENT
+from tests.unit.test_cli import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and what this backend serves
 PIN = "ab" * 32
@@ -150,6 +152,18 @@ def test_a_release_with_a_pin_survives_json() -> None:
     assert Release.from_dict(release.to_dict()) == release
     older = {key: value for key, value in release.to_dict().items() if key != "sha256"}
     assert Release.from_dict(older).sha256 is None
+
+
+def test_the_command_line_keeps_the_file_whose_sha256_is_given(tmp_path: Path) -> None:
+    path = traced(Stretch().eval(), tmp_path / "checkpoint.pt")
+    asked = ["export", "embedding_model_torchscript", "--checkpoint", str(path), "--out", str(tmp_path / "out")]
+
+    refused = run(*asked)
+    assert refused.returncode != 0
+    assert "or by --sha256" in refused.stderr
+    kept = run(*asked, "--sha256", hashlib.sha256(path.read_bytes()).hexdigest())
+    assert kept.returncode == 0, kept.stderr
+    assert (tmp_path / "out" / "model.pt").read_bytes() == path.read_bytes()
 
 
 # --- the proof --------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from model_release.spec import ModelSpec, served_name
 from model_release.spec_files import find_spec
 
 Contract = Annotated[int | None, typer.Option(min=1, help="An earlier contract; by default the config's.")]
+Sha256 = Annotated[str | None, typer.Option(help="The checkpoint's, where the config leaves it to each release.")]
 
 #: A pipe has no width; a table is not cut for it.
 _people = Console(highlight=False, width=None if sys.stdout.isatty() else 200)

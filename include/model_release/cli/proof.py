@@ -11,7 +11,7 @@ import typer
 
 from model_release import build, parity
 from model_release.build import PAGE, PARITY, WORST, ProofInputs
-from model_release.cli.output import Output
+from model_release.cli.output import Output, Sha256
 from model_release.environment import S3, Environment, EnvoyRouter, Fleet, FleetPair, Replica
 from model_release.errors import BadModelConfig
 from model_release.intake import fetch_checkpoint
@@ -32,12 +32,13 @@ def export(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help="Model.")],
     checkpoint: Annotated[str, typer.Option(help="A file, or a file:// or s3:// URI.")],
-    out: Annotated[Path, typer.Option(help="Folder for model.onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx, or model.pt.")],
     version: Annotated[int, typer.Option(help="Version to write into the file's metadata.")] = 0,
+    sha256: Sha256 = None,
 ) -> None:
-    """Export a checkpoint to OUT/model.onnx."""
+    """Export a checkpoint to OUT/model.onnx; what the pytorch backend serves is kept as OUT/model.pt."""
     output: Output = context.obj
-    spec, uri = output.spec(name), _uri(checkpoint)
+    spec, uri = output.spec(name).pinned(sha256), _uri(checkpoint)
     out.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory() as folder, output.progress() as progress:
         progress(f"fetching {uri}")
@@ -64,10 +65,11 @@ def validate(
     stable: Annotated[
         Path | None, typer.Option(help="The ONNX file that serves now, to compare with.", exists=True, dir_okay=False)
     ] = None,
+    sha256: Sha256 = None,
 ) -> None:
     """Prove that an ONNX file answers as its checkpoint does, whatever batch it is in, and no worse than STABLE."""
     output: Output = context.obj
-    spec, uri = output.spec(name), _uri(checkpoint)
+    spec, uri = output.spec(name).pinned(sha256), _uri(checkpoint)
     samples = _chosen(samples, spec.parity.samples)
     golden = _chosen(golden, spec.accuracy.golden_set if spec.accuracy else None)
     environment = _environment(output, [uri, samples, golden])

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from model_release.cli.output import Contract, Output, new_run_id
+from model_release.cli.output import Contract, Output, Sha256, new_run_id
 from model_release.errors import RouteAloneSetBack, StoreUnavailable
 from model_release.identity import Kind, Release, version_of
 from model_release.ledger.state import State, StateFile
@@ -35,9 +35,7 @@ def release(
     name: Name,
     checkpoint: Annotated[str | None, typer.Option(help="URI; by default what the config says.")] = None,
     version: Annotated[int | None, typer.Option(help="YYYYMMDDHHMMSS; by default now, in UTC.")] = None,
-    sha256: Annotated[
-        str | None, typer.Option(help="The checkpoint's, where the config leaves it to each release.")
-    ] = None,
+    sha256: Sha256 = None,
 ) -> None:
     """Release a checkpoint through the canary, without Airflow."""
     output: Output = context.obj
