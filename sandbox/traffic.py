@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from botocore.exceptions import BotoCoreError, ClientError
 from tritonclient.grpc import service_pb2
-from tritonclient.utils import np_to_triton_dtype, triton_to_np_dtype
+from tritonclient.utils import np_to_triton_dtype, serialize_byte_tensor, triton_to_np_dtype
 
 from sandbox import s3
 from sandbox.home import Home, find_home
@@ -93,9 +93,9 @@ def make_samples(model: str, arrays: dict[str, npt.NDArray[Any]]) -> list[Sample
 def _grpc_body(model: str, inputs: dict[str, npt.NDArray[Any]]) -> bytes:
     request = service_pb2.ModelInferRequest(model_name=model)
     for name, array in inputs.items():
-        tensor = request.inputs.add(name=name, datatype=np_to_triton_dtype(array.dtype))
+        tensor = request.inputs.add(name=name, datatype=_datatype(array))
         tensor.shape.extend(array.shape)
-        request.raw_input_contents.append(np.ascontiguousarray(array).tobytes())
+        request.raw_input_contents.append(_raw(array))
     body: bytes = request.SerializeToString()
     return body
 
@@ -105,13 +105,24 @@ def http_body(inputs: dict[str, npt.NDArray[Any]]) -> bytes:
     tensors = [
         {
             "name": name,
-            "datatype": np_to_triton_dtype(array.dtype),
+            "datatype": _datatype(array),
             "shape": list(array.shape),
             "data": array.ravel().tolist(),
         }
         for name, array in inputs.items()
     ]
     return json.dumps({"inputs": tensors}).encode()
+
+
+def _datatype(array: npt.NDArray[Any]) -> str:
+    return "BYTES" if array.dtype.kind == "U" else str(np_to_triton_dtype(array.dtype))
+
+
+def _raw(array: npt.NDArray[Any]) -> bytes:
+    """Return the bytes of an array; a text's are its length and its UTF-8."""
+    if array.dtype.kind == "U":
+        return bytes(serialize_byte_tensor(array.astype(object)).item())
+    return np.ascontiguousarray(array).tobytes()
 
 
 class GrpcClient:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -11,9 +13,13 @@ from pydantic import BaseModel, ValidationError
 
 from model_release.errors import BadModelConfig, UnknownModel, did_you_mean
 from model_release.spec import GateSection, ModelSpec
+from model_release.spec.ensemble import Part
 from model_release.spec.model import MOST_NAME_CHARACTERS
 
 S = TypeVar("S", bound=BaseModel)
+#: What a folder of an ensemble's part in Python is made of: code, and data that nothing runs.
+PART_MODEL_FILE = "model.py"
+PART_SUFFIXES = (".py", ".json", ".txt", ".csv", ".yaml", ".npy", ".npz")
 #: Names of keys whose values are nobody's to read in an error.
 _SECRET = re.compile("key|password|secret|pkcs11")
 
@@ -79,12 +85,95 @@ def load_spec(path: Path) -> ModelSpec:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadModelConfig(str(path), [str(error)]) from None
-    spec = parse_section(ModelSpec, text, str(path))
+    spec = with_parts(parse_section(ModelSpec, text, str(path)), path)
     if spec.name != path.stem:
         raise BadModelConfig(str(path), [f"name is {spec.name!r}, but the file is {path.name}"])
     if problem := _problem_of_served_name(spec, path):
         raise BadModelConfig(str(path), [problem])
     return spec
+
+
+def with_parts(spec: ModelSpec, path: Path) -> ModelSpec:
+    """
+    Return an ensemble's spec with the configs that its parts name, read from beside it; any other spec as it is.
+
+    Raises BadModelConfig, naming `path`, also where a part's Python is not in a folder of the repository.
+    """
+    ensemble = spec.serving.ensemble
+    if ensemble is None:
+        return spec
+    parts, problems = {}, []
+    for name, part in ensemble.parts.items():
+        try:
+            parts[name] = _with_spec(part, path)
+        except (BadModelConfig, UnknownModel) as problem:
+            problems.append(f"part {name!r}: {problem}")
+    problems += [f"part {part!r}: {problem}" for part, problem in problems_of_folders(spec)]
+    if problems:
+        raise BadModelConfig(str(path), problems)
+    values = spec.model_dump(mode="json")
+    values["serving"]["ensemble"]["parts"] = {name: part.model_dump(mode="json") for name, part in parts.items()}
+    try:
+        return ModelSpec.model_validate(values)
+    except ValidationError as error:
+        raise BadModelConfig(str(path), [_sentence(problem, {}) for problem in error.errors()]) from None
+
+
+def _with_spec(part: Part, path: Path) -> Part:
+    if part.spec is not None:
+        raise BadModelConfig(str(path), ["spec is filled in from the config that the part names; remove it"])
+    if part.config is None:
+        return part
+    if part.config == path.stem:
+        raise BadModelConfig(str(path), [f"{part.config!r} is the ensemble itself"])
+    other = find_spec(path.parent, part.config)
+    return part.model_copy(update={"spec": other.model_dump(mode="json")})
+
+
+def problems_of_folders(spec: ModelSpec) -> Iterator[tuple[str, str]]:
+    """Yield what is wrong with the folders of an ensemble's parts in Python, by part."""
+    for name, part in (spec.serving.ensemble.parts if spec.serving.ensemble else {}).items():
+        if part.python is not None:
+            try:
+                files_of_part(part.python)
+            except ValueError as error:
+                yield name, str(error)
+
+
+def files_of_part(folder: str) -> dict[str, Path]:
+    """
+    Return the files of a part in Python by their names in its version directory; `folder` is `include/...`.
+
+    Code comes from the repository alone: from the folder that this library lies in, or another one named `include` on
+    the path of imports. Raises ValueError for a folder that is not there, leads outside, or holds anything else.
+    """
+    inside = folder.removeprefix("include/")
+    roots = [Path(__file__).parents[1], *(Path(entry) for entry in sys.path if Path(entry).name == "include")]
+    for root in roots:
+        found = root / inside
+        if found.is_dir():
+            return _checked_files(folder, found, root.resolve())
+    message = f"{folder} is no folder of the repository; there must be {folder}/{PART_MODEL_FILE}"
+    raise ValueError(message)
+
+
+def _checked_files(folder: str, found: Path, root: Path) -> dict[str, Path]:
+    files = {}
+    for path in sorted(found.rglob("*")):
+        if path.is_dir() or "__pycache__" in path.parts:
+            continue
+        name = path.relative_to(found).as_posix()
+        if not path.resolve().is_relative_to(root):
+            message = f"{folder}/{name} leads outside of the repository's folders"
+            raise ValueError(message)
+        if path.suffix not in PART_SUFFIXES:
+            message = f"{folder}/{name} is of no kind that a part may bring; those are {', '.join(PART_SUFFIXES)}"
+            raise ValueError(message)
+        files[name] = path
+    if PART_MODEL_FILE not in files:
+        message = f"{folder} has no {PART_MODEL_FILE}, which Triton's Python backend runs"
+        raise ValueError(message)
+    return files
 
 
 def _problem_of_served_name(spec: ModelSpec, path: Path) -> str | None:

@@ -52,7 +52,7 @@ def _checkpoint(context: Context, spec: ModelSpec, version: int) -> str | None:
     """Return the checkpoint that the run names, else what its asset event says, else None: the spec's own."""
     extra = _newest_asset_extra(context)
     named = context["params"]["checkpoint"] or extra.get("checkpoint")
-    template = spec.source.checkpoint
+    template = spec.checkpoint_template
     wanted = [name for name in template_variables(template) if name.startswith(_EXTRA)]
     if named or not wanted:
         return named

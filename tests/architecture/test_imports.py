@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "model_release"
 CORE = {"errors", "spec", "spec_files", "identity", "environment"}
 PARTS = {
-    *("intake", "isolation", "landlock", "wire", "export", "parity", "build", "report"),
+    *("intake", "isolation", "landlock", "wire", "export", "parity", "build", "build_ensemble", "report"),
     *("repository", "ledger", "triton", "benchmark", "traffic", "gates", "messages"),
 }
 #: What each layer of the library may import besides itself.

@@ -191,7 +191,8 @@ def remove(model: Model) -> None:
     for fleet in ("blue", "green", "bench"):
         for replica in model.environment.pairs["default"].fleet(fleet).replicas:
             with ReplicaClient(replica, model.environment) as client:
-                client.unload(model.name)
+                for name in client.triton_models(model.name):
+                    client.unload(name)
         ServingPrefix(store, "default", fleet, model.name).delete(lambda: None)
     forget(store, model.name)
 

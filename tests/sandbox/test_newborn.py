@@ -28,7 +28,7 @@ from model_release.repository.manifest import Manifest
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec
 from model_release.steps import serve
-from model_release.triton import config as configs
+from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.served_parts import FLEET, VERSION, Bench, graph, saved, spec
 from tests.sandbox.triton_parts import Server, Tritons, await_true
@@ -86,7 +86,7 @@ class Deployer:
 
     def _put_on(self, version: int) -> None:
         self.says.may_become(version)
-        serve.put_on(self._step(), FLEET, self.sealed[version], configs.build_config(self.spec, version))
+        serve.put_on(self._step(), FLEET, self.sealed[version], build_bundle(self.spec, version))
         self.says.is_now(version)
 
     def _step(self) -> Any:

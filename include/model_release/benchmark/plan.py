@@ -28,13 +28,14 @@ def candidates(spec: ModelSpec) -> list[Tuning]:
     Return the tunings to try: the spec's own if it is among the searched, then the simpler ones first.
 
     What the budget does not reach is cut off at the end. Without batching no request waits for others, and the number
-    of instances is all that is searched.
+    of instances is all that is searched. Of an ensemble a tuning is that of every part that is built from a checkpoint.
     """
-    search = spec.benchmark.search
+    search, own = spec.benchmark.search, Tuning.from_spec(spec)
+    if spec.serving.ensemble is not None and not spec.model_parts:
+        return [own]
     delays = search.max_queue_delay_microseconds if spec.serving.batching else [0]
-    preferred = tuple(spec.serving.dynamic_batching.preferred_batch_size)
+    preferred = own.preferred_batch_size
     grid = {Tuning(delay, preferred, count) for delay, count in itertools.product(delays, search.instance_count)}
-    own = Tuning.from_spec(spec)
     return sorted(grid, key=lambda tuning: (tuning != own, complexity(tuning)))
 
 

@@ -133,16 +133,21 @@ def measure(
     with TemporaryDirectory() as folder, ReplicaClient(replica, environment) as client:
         inputs = Path(folder) / "inputs.json"
         perf_analyzer.write_inputs(inputs, recorded, batching=spec.serving.batching)
-        rows = []
+        rows, batched = [], _batched(spec)
         for concurrency in levels:
-            before = _batch_sizes(client, spec.name)
+            before = _batch_sizes(client, batched)
             runs = [
                 perf_analyzer.run(spec.name, replica, environment, inputs, concurrency, seconds) for _ in range(repeats)
             ]
-            batches = _since(before, _batch_sizes(client, spec.name))
+            batches = _since(before, _batch_sizes(client, batched))
             rows.append({"tuning": tuning.to_dict(), "concurrency": concurrency, **_medians(runs), **_shown(batches)})
             log.info("benchmark of %s: %s", spec.name, rows[-1])
     return rows
+
+
+def _batched(spec: ModelSpec) -> str:
+    """Return the Triton model whose executions show the batches: an ensemble's first part that has a queue."""
+    return next((part.name for part in spec.model_parts.values() if part.serving.batching), spec.name)
 
 
 def _medians(runs: Sequence[perf_analyzer.Measured]) -> Row:

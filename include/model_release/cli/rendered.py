@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
@@ -13,7 +13,11 @@ from model_release.environment import Environment
 from model_release.errors import BytesDiffer, Unavailable, VersionNotFound, VersionPruned
 from model_release.spec import ModelSpec
 from model_release.triton import config as configs
+from model_release.triton.bundle import Bundle, build_bundle, bundle_of
 from model_release.triton.checked import ANY_VERSION
+
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
 
 _COLOURS = {"+": "green", "-": "red", "@": "cyan"}
 
@@ -28,10 +32,20 @@ class Comparison:
     why_not: str | None = None
 
 
-def text(config: Any) -> str:
-    """Return the text of config.pbtxt without the line of its epoch and without its digest, which says nothing new."""
-    config.parameters.pop(configs.RELEASE_DIGEST, None)
-    return configs.render(config, epoch=0).partition("\n")[2]
+def text(config: ModelConfig | Bundle) -> str:
+    """
+    Return the text of config.pbtxt without the line of its epoch and without its digest, which says nothing new.
+
+    Of an ensemble each part's comes first, under a line with the name of its Triton model.
+    """
+    bundle = bundle_of(config)
+    told = []
+    for each in bundle.by_part.values():
+        for name in [name for name in each.parameters if name.startswith(configs.RELEASE_DIGEST)]:
+            del each.parameters[name]
+        heading = f"# {each.name}\n" if bundle.parts else ""
+        told.append(heading + configs.render(each, epoch=0).partition("\n")[2])
+    return "\n".join(told)
 
 
 def compare(spec: ModelSpec, environment: Environment) -> Comparison:
@@ -43,7 +57,7 @@ def compare(spec: ModelSpec, environment: Environment) -> Comparison:
     from model_release.ledger.state import StateFile
     from model_release.repository.store import ObjectStore
     from model_release.steps.context import Seen
-    from model_release.steps.serve import sealed_config
+    from model_release.steps.serve import sealed_bundle
 
     store = ObjectStore(environment.s3)
     seen = Seen(spec, environment, store)
@@ -51,11 +65,11 @@ def compare(spec: ModelSpec, environment: Environment) -> Comparison:
         stable = StateFile(store, spec.name).read().stable
         if stable is None:
             return Comparison()
-        sealed = sealed_config(seen, stable.version)
+        sealed = sealed_bundle(seen, stable.version)
         benchmarked = seen.archive.sealed(stable.version, "tuned") is not None
     except (Unavailable, BytesDiffer, VersionNotFound, VersionPruned) as error:
         return Comparison(why_not=str(error))
-    asked = configs.build_config(spec, stable.version)
+    asked = build_bundle(spec, stable.version)
     lines = difflib.unified_diff(
         text(sealed).splitlines(),
         text(asked).splitlines(),
@@ -72,7 +86,7 @@ def compare(spec: ModelSpec, environment: Environment) -> Comparison:
 def show(output: Output, spec: ModelSpec) -> dict[str, Any]:
     """Write a spec's config, and its difference from stable's where an environment is given; returns both."""
     spec = spec.served_as(spec.served_name)
-    rendered = text(configs.build_config(spec, ANY_VERSION))
+    rendered = text(build_bundle(spec, ANY_VERSION))
     output.say(f"config.pbtxt of {spec.name}; a release writes its own version and digest")
     output.say(escape(rendered.rstrip()))
     if output.environment_file is None:

@@ -157,6 +157,17 @@ class ModelRefusesInputs(BadInput):
         )
 
 
+class PartFails(ModelRefusesInputs):
+    """A part of an ensemble in Python does not start, or does not answer inputs that the spec allows."""
+
+    def __init__(self, part: str, what: str, why: str) -> None:
+        BadInput.__init__(
+            self,
+            f"the part {part}, which is Python, fails on {what}: {why}. Correct its model.py, or the inputs and "
+            "outputs that the spec says it has.",
+        )
+
+
 class ProviderMissing(BadInput):
     """ONNX Runtime would take another execution provider than the one that was asked for."""
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from model_release.environment import Environment
-from model_release.errors import CheckpointUnreadable, CheckpointUnsafe
+from model_release.errors import BadModelConfig, CheckpointUnreadable, CheckpointUnsafe
 from model_release.intake import factory, inspection, programs, state_dict
 from model_release.repository.uris import fetch
 from model_release.spec import ModelSpec, Source
+from model_release.spec.source import PARTS
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,6 +63,11 @@ def fetch_checkpoint(spec: ModelSpec, checkpoint_uri: str, environment: Environm
     code, unpack to more than it is, or name a place outside of its folder. On an error no file stays.
     """
     source = spec.source
+    if source.format == PARTS:
+        parts = spec.serving.ensemble.parts.values() if spec.serving.ensemble else ()
+        configs = sorted(part.config for part in parts if part.config)
+        why = f"an ensemble has no checkpoint of its own; name the config of one of its parts: {configs}"
+        raise BadModelConfig(spec.name, [why])
     suffix = PurePosixPath(urlsplit(checkpoint_uri).path).suffix.lower()
     allowed = _SUFFIXES[source.format]
     if suffix not in allowed:

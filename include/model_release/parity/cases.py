@@ -170,5 +170,7 @@ def among(spec: ModelSpec, probe: Case, size: int, axes: Mapping[str, int]) -> t
     places = np.unique(np.linspace(0, size - 1, kept).round().astype(np.int64))
     batch = sets.generate(spec, size, spec.parity.seed + 1, axes)
     for name, array in batch.items():
-        array[places] = probe.inputs[name][: len(places)]
+        own = probe.inputs[name][: len(places)]
+        batch[name] = array.astype(np.promote_types(array.dtype, own.dtype))  # a wider text would be cut
+        batch[name][places] = own
     return batch, places

@@ -46,8 +46,12 @@ def judge(answer: Array, reference: Array, tolerance: Tolerance) -> Judged:
     """
     Judge elements by |answer - reference| <= atol + rtol * |reference|; arrays have one shape and dtype.
 
-    NaN and the infinities equal only themselves. Whole numbers are subtracted as such: float64 would lose some.
+    NaN and the infinities equal only themselves. Whole numbers are subtracted as such: float64 would lose some. Texts
+    are equal, or 1 apart.
     """
+    if reference.dtype.kind == "U":
+        unequal = np.asarray(answer != reference)
+        return Judged(unequal.astype(np.float64), np.zeros(reference.shape), unequal)
     if reference.dtype.kind in "iub":
         error, finite = _whole_error(answer, reference), np.ones(reference.shape, np.bool_)
     else:

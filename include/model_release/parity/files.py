@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from model_release.environment import Environment
 from model_release.errors import CheckpointMissing, CheckpointUnreadable, SamplesUnusable, did_you_mean
+from model_release.parity.samples import is_of
 from model_release.repository.uris import fetch
 from model_release.spec import Input, ModelSpec
 
@@ -83,7 +84,7 @@ def _problem(spec: ModelSpec, arrays: Arrays, with_label: bool) -> str:
 
 def _tensor_problem(spec: ModelSpec, tensor: Input, array: npt.NDArray[Any], sizes: dict[str, int]) -> str:
     """Compare one array with its input; `sizes` collects the sizes of the named axes."""
-    if array.dtype != np.dtype(tensor.dtype):
+    if not is_of(tensor, array):
         return f"{tensor.name!r} is {array.dtype}, the spec says {tensor.dtype}"
     shape = f"{tensor.name!r} has the shape {list(array.shape)}, the spec says [samples, {str(tensor.shape)[1:]}"
     if array.ndim != len(tensor.shape) + 1 or len(array) == 0:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from model_release.errors import Failed, NotFinite, OnnxUnusable, OutputMisdeclared, ParityFailed
 from model_release.parity.cases import Case
 from model_release.parity.report import OutputParity
-from model_release.parity.samples import Arrays
+from model_release.parity.samples import Arrays, is_of, same_type
 from model_release.parity.tally import Tally
 from model_release.spec import ModelSpec, Tensor
 
@@ -64,7 +64,7 @@ class OutputsCompared:
         compared = 0
         for tensor in self._spec.outputs:
             answer, wanted = answers[tensor.name], expected[tensor.name]
-            if (answer.shape, answer.dtype) == (wanted.shape, wanted.dtype):
+            if answer.shape == wanted.shape and same_type(answer, wanted):
                 self._tallies[candidate.provider, tensor.name].add(case, answer, wanted)
                 compared += 1
                 continue
@@ -154,7 +154,7 @@ def _as_declared(tensor: Tensor, got: Array, batch_size: int, sizes: dict[str, i
     """An axis that no input names may have any size."""
     wanted = [batch_size, *(sizes.get(axis) if isinstance(axis, str) else axis for axis in tensor.shape)]
     fits = len(wanted) == got.ndim and all(size in (None, real) for size, real in zip(wanted, got.shape, strict=True))
-    return fits and got.dtype == np.dtype(tensor.dtype)
+    return fits and is_of(tensor, got)
 
 
 def _shape(axes: list[Any]) -> str:

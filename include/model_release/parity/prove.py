@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,12 +15,13 @@ from model_release.errors import OnnxUnusable, ReleaseError
 from model_release.parity import cases as plans
 from model_release.parity import independence, noise
 from model_release.parity.candidate import import_onnxruntime
+from model_release.parity.chain import Chain
 from model_release.parity.files import check_samples
 from model_release.parity.outputs import OutputsCompared
 from model_release.parity.overflow import find_overflow
 from model_release.parity.providers import describe, open_candidates
 from model_release.parity.reference import Reference
-from model_release.parity.report import PYTORCH, Failure, Independence, Noise, ParityReport, Source
+from model_release.parity.report import PYTORCH, Failure, Independence, Noise, OnnxFile, ParityReport, Source
 from model_release.parity.samples import Arrays, count_of
 from model_release.parity.stable import Ask, StableVersion
 from model_release.parity.versions import VersionsCompared
@@ -52,26 +54,69 @@ def prove(
     `report.raise_for_failure()` raises the most important one.
     Raises OnnxUnusable, ModelRefusesInputs, ProviderMissing, SamplesUnusable where nothing can be compared.
     """
-    if samples is not None:
-        check_samples(spec, samples, "given to the proof")
-        samples = {tensor.name: samples[tensor.name] for tensor in spec.inputs}
+    progress, began = progress or (lambda _: None), time.monotonic()
+    samples = _checked(spec, samples)
     if golden is not None:
         check_samples(spec, golden, "given as the golden set", with_label=True)
-    return _Proof(spec, module, onnx_path, progress or (lambda _: None)).run(
-        source, version, samples, golden, stable, worst_path
-    )
+    reference = Reference(spec, module)
+    progress("opening the file that will be served")
+    onnx, random_nodes = describe(spec, onnx_path)
+    candidates, notes = open_candidates(spec, onnx_path)
+    subject = _Subject(reference, [*candidates], onnx, notes, random_nodes, module, onnx_path)
+    return _Proof(spec, subject, progress, began).run(source, version, samples, golden, stable, worst_path)
+
+
+def prove_chain(
+    spec: ModelSpec,
+    reference: Chain,
+    candidate: Chain,
+    *,
+    source: Source,
+    files: OnnxFile,
+    version: int | None = None,
+    samples: Arrays | None = None,
+    worst_path: Path | None = None,
+    progress: Progress | None = None,
+) -> ParityReport:
+    """
+    Hold an ensemble's artefacts, `files`, against its parts' references, and return all that was found.
+
+    Raises ModelRefusesInputs, OnnxUnusable, SamplesUnusable where nothing can be compared.
+    """
+    subject, progress = _Subject(reference, [candidate], files), progress or (lambda _: None)
+    proof = _Proof(spec, subject, progress, time.monotonic())
+    return proof.run(source, version, _checked(spec, samples), None, None, worst_path)
+
+
+def _checked(spec: ModelSpec, samples: Arrays | None) -> Arrays | None:
+    """Return the samples' inputs alone, in the spec's order. Raises SamplesUnusable."""
+    if samples is None:
+        return None
+    check_samples(spec, samples, "given to the proof")
+    return {tensor.name: samples[tensor.name] for tensor in spec.inputs}
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is held against what; `module` and `path` are of a single model, which more can be asked of."""
+
+    reference: Ask
+    candidates: list[Any]
+    onnx: OnnxFile
+    notes: list[str] = field(default_factory=list)
+    random_nodes: list[str] = field(default_factory=list)
+    module: nn.Module | None = None
+    path: Path | None = None
 
 
 class _Proof:
     """One proof; the steps gather what they find, so that a failure of one does not hide the next."""
 
-    def __init__(self, spec: ModelSpec, module: nn.Module, onnx_path: Path, progress: Progress) -> None:
-        self._began = time.monotonic()
-        self._spec, self._module, self._path, self._progress = spec, module, onnx_path, progress
-        self._reference = Reference(spec, module)
-        progress("opening the file that will be served")
-        self._onnx, self._random_nodes = describe(spec, onnx_path)
-        self._candidates, self._notes = open_candidates(spec, onnx_path)
+    def __init__(self, spec: ModelSpec, subject: _Subject, progress: Progress, began: float) -> None:
+        self._began, self._spec, self._progress = began, spec, progress
+        self._reference, self._candidates = subject.reference, subject.candidates
+        self._module, self._path = subject.module, subject.path
+        self._onnx, self._random_nodes, self._notes = subject.onnx, subject.random_nodes, subject.notes
         self._errors: list[ReleaseError] = []
 
     def run(
@@ -147,6 +192,8 @@ class _Proof:
         return "; ".join(self._random_nodes)
 
     def _blamed(self, probe: plans.Case) -> str:
+        if self._module is None:
+            return ""
         return noise.blame_module(self._module, lambda: self._reference(probe.inputs, probe.name))
 
     def _outputs(self, samples: Arrays | None, worst_path: Path | None) -> dict[str, Any]:
@@ -164,7 +211,7 @@ class _Proof:
 
     def _overflow(self, samples: Arrays | None) -> None:
         """Look into a float16 graph, whose overflow a CPU's answers do not show."""
-        if self._spec.export.precision != "fp16" or self._errors:
+        if self._spec.export.precision != "fp16" or self._errors or self._path is None:
             return
         self._progress("looking for what overflows in float16")
         try:

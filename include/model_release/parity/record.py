@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_release.parity import samples as sets
+from model_release.parity.chain import Ask
 from model_release.parity.reference import Reference
 from model_release.spec import ModelSpec
 
@@ -25,11 +26,19 @@ def record(spec: ModelSpec, module: nn.Module, samples: Arrays | None) -> Arrays
 
     The user's samples where there are any, else random ones within the ranges. Raises ModelRefusesInputs.
     """
+    return record_answers(spec, Reference(spec, module), inputs_to_record(spec, samples))
+
+
+def inputs_to_record(spec: ModelSpec, samples: Arrays | None) -> Arrays:
+    """Return up to 32 samples: the user's where there are any, else random ones within the ranges."""
     if samples:
-        inputs = {name: array[:MOST_RECORDED] for name, array in samples.items()}
-    else:
-        inputs = sets.generate(spec, MOST_RECORDED, _SEED, sets.middle_axes(spec))
-    reference, count = Reference(spec, module), sets.count_of(inputs)
+        return {name: array[:MOST_RECORDED] for name, array in samples.items()}
+    return sets.generate(spec, MOST_RECORDED, _SEED, sets.middle_axes(spec))
+
+
+def record_answers(spec: ModelSpec, reference: Ask, inputs: Arrays) -> Arrays:
+    """Return the samples `input__<name>`, and the answers to them, `output__<name>`. Raises ModelRefusesInputs."""
+    count = sets.count_of(inputs)
     # Without batching a request is run by itself, and each sample is asked for alone.
     most = spec.serving.max_batch_size or 1
     parts = [

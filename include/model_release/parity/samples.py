@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model_release.spec import Input, ModelSpec
+from model_release.parity import texts
+from model_release.spec import TEXT, Input, ModelSpec, Tensor
 
 #: What is generated for an input without a `range`: small, so that an index stays inside most tables.
 _DEFAULT_RANGE = {"f": (-1.0, 1.0), "u": (0.0, 9.0), "i": (0.0, 9.0), "b": (0.0, 1.0)}
@@ -24,6 +25,16 @@ def middle_axes(spec: ModelSpec) -> dict[str, int]:
         name: min(axis.max, max(axis.min, min(16, (axis.min + axis.max) // 2)) + offset)
         for offset, (name, axis) in enumerate(sorted(spec.dynamic_axes.items()))
     }
+
+
+def is_of(tensor: Tensor, array: Array) -> bool:
+    """Say whether an array has the type of a tensor; of text any width."""
+    return array.dtype.kind == "U" if tensor.dtype == TEXT else array.dtype == np.dtype(tensor.dtype)
+
+
+def same_type(one: Array, other: Array) -> bool:
+    """Say whether two arrays have one type; texts of any width have."""
+    return one.dtype == other.dtype or one.dtype.kind == other.dtype.kind == "U"
 
 
 def bounds_of(tensor: Input) -> tuple[float, float]:
@@ -48,6 +59,8 @@ def is_mask(tensor: Input) -> bool:
 
     Booleans are taken for a mask only along a dynamic axis or by their name, since they may be flags as well.
     """
+    if tensor.dtype == TEXT:
+        return False
     dtype = np.dtype(tensor.dtype)
     if dtype.kind not in "iub" or bounds_of(tensor) != (0, 1) or not tensor.shape:
         return False
@@ -66,8 +79,12 @@ def generate(spec: ModelSpec, count: int, seed: int, axes: Mapping[str, int]) ->
     random = np.random.default_rng(seed)
     made: Arrays = {}
     for tensor in spec.inputs:
+        shape = shape_of(tensor, count, axes)
+        if tensor.dtype == TEXT:
+            made[tensor.name] = texts.generate(random, shape, tensor.examples)
+            continue
         low, high = bounds_of(tensor)
-        dtype, shape = np.dtype(tensor.dtype), shape_of(tensor, count, axes)
+        dtype = np.dtype(tensor.dtype)
         if dtype.kind == "f":
             share = random.random(shape)
             # As a weighted mean, since high - low may be more than float64 holds.
@@ -107,6 +124,8 @@ def _equal(one: Arrays, other: Arrays) -> bool:
 
 def _levels(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]]:
     names = ["zeros", "ones", "all lowest", "all highest"]
+    if all(tensor.dtype == TEXT for tensor in spec.inputs):
+        names = list(texts.EDGES)
     if any(tensor.dtype.startswith("float") for tensor in spec.inputs):
         names.append("small numbers")
     return [
@@ -117,6 +136,8 @@ def _levels(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]
 
 def _level(name: str, tensor: Input, shape: tuple[int, ...]) -> Array:
     """Return one sample of an input at a level, cut to its range."""
+    if tensor.dtype == TEXT:
+        return np.full(shape, texts.edge(name), "U")
     if is_mask(tensor):
         return np.ones(shape, tensor.dtype)
     dtype, (low, high) = np.dtype(tensor.dtype), bounds_of(tensor)

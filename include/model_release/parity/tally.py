@@ -18,6 +18,7 @@ Array = npt.NDArray[Any]
 Arrays = dict[str, Array]
 _QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 _WORST_CASES = 5
+_MOST_LETTERS = 200
 #: Elements that are judged at a time: judging takes some 60 bytes for each.
 _CHUNK = 2**20
 #: Stands in for a bound of 0, so that among elements that may not differ at all the largest error is the worst.
@@ -74,6 +75,8 @@ class Tally:
         self._add_worst(case, start, answer, reference, judged)
 
     def _add_relative(self, error: Array, reference: Array) -> None:
+        if reference.dtype.kind == "U":
+            return
         size = np.abs(reference.astype(np.float64))
         with np.errstate(over="ignore"):
             relative = np.divide(error, size, out=np.zeros_like(error), where=size > 0)
@@ -124,7 +127,7 @@ class Tally:
         self, case: Case, start: int, at: tuple[int, ...], answer: Array, reference: Array, judged: Judged
     ) -> Worst:
         error, bound = float(judged.error[at]), float(judged.bound[at])
-        value, expected = float(answer[at]), float(reference[at])
+        value, expected = _number(answer[at]), _number(reference[at])
         worst = Worst(
             case=case.labels[start + at[0]],
             batch_size=case.size,
@@ -191,5 +194,12 @@ def _finite(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
+def _number(value: Any) -> float:
+    """Return a value as float64; a text has none."""
+    return float("nan") if value.dtype.kind == "U" else float(value)
+
+
 def _text(value: Any) -> str:
+    if value.dtype.kind == "U":
+        return str(value)[:_MOST_LETTERS]
     return str(value.item()) if value.dtype.kind in "iub" else f"{float(value):.9g}"

@@ -11,13 +11,16 @@ bytes have equal ETags. A writer that wakes up there does one of them before its
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 
-from model_release.errors import StoreUnavailable
+from model_release.errors import BytesDiffer, StoreUnavailable
 from model_release.repository.archive import Archive
 from model_release.repository.manifest import Manifest
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
+from model_release.spec import owner_of, part_model
+from model_release.spec_files import PART_MODEL_FILE
 
 CONFIG = "config.pbtxt"
 MODEL_FILE = "model.onnx"
@@ -26,16 +29,59 @@ MODEL_DATA = "model.onnx.data"
 #: What the pytorch backend serves.
 TORCHSCRIPT_FILE = "model.pt"
 WARMUP = "warmup/"
+#: In the archive, the folder with a folder for each part of an ensemble.
+PARTS = "parts/"
+#: What each part of an ensemble was made of.
+PARTS_FILE = "parts.json"
+EMPTY = ".keep"
 _SECOND_DEADLINE_S = 10
 _TRIES = 5
 
 
+def folder_of_part(part: str) -> str:
+    """Return where a part's files lie among those of a sealed version; of an empty name the model's own."""
+    return f"{PARTS}{part}/" if part else ""
+
+
+def parts_of(manifest: Manifest) -> list[str]:
+    """Return the parts of a sealed version; none unless it is an ensemble."""
+    names = {name.split("/")[1] for name in manifest.files if name.startswith(PARTS)}
+    return sorted(names)
+
+
+def is_ensemble(manifest: Manifest) -> bool:
+    """Say whether a sealed version is an ensemble, which has files in its parts alone."""
+    return bool(parts_of(manifest))
+
+
 class ServingPrefix:
-    """One fleet's prefix, and one model in it."""
+    """
+    One fleet's prefix, and one model in it.
+
+    Of an ensemble, all but the verbs of config.pbtxt are of its parts' folders too: `<model>__<part>/`, beside its own.
+    """
 
     def __init__(self, store: ObjectStore, pair: str, fleet: str, model: str) -> None:
         self._store = store
-        self._root = f"serving/{pair}/{fleet}/{model}/"
+        self._fleet_root, self._model = f"serving/{pair}/{fleet}/", model
+        self._root = f"{self._fleet_root}{model}/"
+
+    def part(self, name: str) -> ServingPrefix:
+        """Return the folder of an ensemble's part; of an empty name the model's own."""
+        if not name:
+            return self
+        other = copy.copy(self)
+        other._model = part_model(self._model, name)
+        other._root = f"{self._fleet_root}{other._model}/"
+        return other
+
+    def parts(self) -> dict[str, ServingPrefix]:
+        """Return the folders of parts that lie there, by part; also those of a version before."""
+        before = part_model(self._model, "")
+        if owner_of(self._model) != self._model:
+            return {}
+        names = [name for name in self._store.folders(self._fleet_root) if name.startswith(before)]
+        return {name.removeprefix(before): self.part(name.removeprefix(before)) for name in names}
 
     def config(self) -> str | None:
         """Return the text of config.pbtxt, or None when the prefix does not have the model."""
@@ -50,7 +96,7 @@ class ServingPrefix:
 
     def is_empty(self) -> bool:
         """Say whether nothing of the model lies there; some stores go on listing a folder whose objects are gone."""
-        return not self._store.objects(self._root)
+        return not self._store.objects(self._root) and all(part.is_empty() for part in self.parts().values())
 
     def place(self, archive: Archive, manifest: Manifest, check: Callable[[], None]) -> None:
         """
@@ -64,18 +110,42 @@ class ServingPrefix:
             check()
             self._store.copy(source, target)
             archive.compare(target, entry)
+        if is_ensemble(manifest):
+            check()
+            self._store.put(self._empty_version(manifest), b"")
 
     def compare(self, archive: Archive, manifest: Manifest) -> None:
         """Compare the CRC of every file that serves the version with the sealed one. Raises BytesDiffer."""
         for name, target in self._places(manifest).items():
             archive.compare(target, manifest.files[name])
+        if is_ensemble(manifest) and not self._store.exists(self._empty_version(manifest)):
+            raise BytesDiffer(
+                self._empty_version(manifest), "nothing", "an empty object, for Triton to find the version"
+            )
+
+    def _empty_version(self, manifest: Manifest) -> str:
+        """Return the key that makes an ensemble's version directory, in which Triton wants nothing, be there on S3."""
+        return f"{self._root}{manifest.version}/{EMPTY}"
 
     def _places(self, manifest: Manifest) -> dict[str, str]:
-        """Return where each sealed file that Triton reads has its place; several files share a folder."""
-        folder = f"{self._root}{manifest.version}/" + (f"{MODEL_FILE}/" if MODEL_DATA in manifest.files else "")
+        """Return where each sealed file that Triton reads has its place."""
+        parts = {"": "", **{folder_of_part(part): part for part in parts_of(manifest)}}
         return {
-            name: (self._root if name.startswith(WARMUP) else folder) + name
-            for name in manifest.files
+            folder + name: target
+            for folder, part in parts.items()
+            for name, target in self.part(part)._places_of_one(manifest, folder).items()
+        }
+
+    def _places_of_one(self, manifest: Manifest, folder: str) -> dict[str, str]:
+        """Return the places of one Triton model's files, by their names in its folder; several files share a folder."""
+        names = [name.removeprefix(folder) for name in manifest.files if name.startswith(folder)]
+        version = f"{self._root}{manifest.version}/"
+        if PART_MODEL_FILE in names:
+            return {name: version + name for name in names if name != CONFIG}
+        inner = version + (f"{MODEL_FILE}/" if MODEL_DATA in names else "")
+        return {
+            name: (self._root if name.startswith(WARMUP) else inner) + name
+            for name in names
             if name in (MODEL_FILE, MODEL_DATA, TORCHSCRIPT_FILE) or name.startswith(WARMUP)
         }
 
@@ -94,14 +164,29 @@ class ServingPrefix:
         self._replace_config(text, check)
 
     def keep_only(self, version: int, check: Callable[[], None]) -> None:
-        """Delete the other versions' objects; Triton does not notice, its config names `version`."""
+        """
+        Delete the other versions' objects, and parts that `version` does not have.
+
+        Triton does not notice: the configs name `version`, and no step of an ensemble such a part.
+        """
         for other in self.versions():
             if other != version:
                 self._delete(f"{self._root}{other}/", check)
+        for part in self.parts().values():
+            if version in part.versions():
+                part.keep_only(version, check)
+            else:
+                part.delete(check)
 
     def delete(self, check: Callable[[], None]) -> None:
-        """Delete the model's objects, config.pbtxt first, so that no newborn finds a config without its files."""
+        """
+        Delete the model's objects, config.pbtxt first, so that no newborn finds a config without its files.
+
+        Of an ensemble its own config before those of its parts, without which it could not be loaded.
+        """
         self._swap_config(check, self._delete_config)
+        for part in self.parts().values():
+            part.delete(check)
         self._delete(self._root, check)
 
     def _delete_config(self, etag: str | None) -> None:

@@ -5,6 +5,7 @@ Every field that is accepted is honoured; an unknown key is an error that names 
 """
 
 from model_release.spec.canary import Canary, Shadow, Standby
+from model_release.spec.ensemble import Ensemble, ordered
 from model_release.spec.gates import (
     AccuracyGate,
     DisagreementGate,
@@ -15,16 +16,17 @@ from model_release.spec.gates import (
     PromqlSource,
     ProportionGate,
 )
-from model_release.spec.model import ModelSpec, digest_of, served_name
+from model_release.spec.model import ModelSpec, PythonPart, digest_of, owner_of, part_model, served_name
 from model_release.spec.notify import Notify
 from model_release.spec.policy import ChangePolicy
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance
 from model_release.spec.section import Section
 from model_release.spec.serving import Benchmark, BenchmarkSearch, Serving
 from model_release.spec.source import Source, render_template, template_variables
-from model_release.spec.tensors import Axis, Dtype, Input, Tensor
+from model_release.spec.tensors import TEXT, Axis, Dtype, Input, Tensor
 
 __all__ = [
+    "TEXT",
     "Accuracy",
     "AccuracyGate",
     "Axis",
@@ -35,6 +37,7 @@ __all__ = [
     "DisagreementGate",
     "Dtype",
     "Embedding",
+    "Ensemble",
     "ErrorRateGate",
     "Export",
     "Gate",
@@ -46,6 +49,7 @@ __all__ = [
     "Parity",
     "PromqlSource",
     "ProportionGate",
+    "PythonPart",
     "Section",
     "Serving",
     "Shadow",
@@ -54,6 +58,9 @@ __all__ = [
     "Tensor",
     "Tolerance",
     "digest_of",
+    "ordered",
+    "owner_of",
+    "part_model",
     "render_template",
     "served_name",
     "template_variables",

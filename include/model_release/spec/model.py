@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, model_validator
 
 from model_release.spec.canary import Canary, Standby
+from model_release.spec.ensemble import BETWEEN, Face, Part, PartInstances, face_of, problems_of, tensors_of
 from model_release.spec.notify import Notify
 from model_release.spec.policy import ChangePolicy
 from model_release.spec.proof import Accuracy, Embedding, Export, Parity, Tolerance, default_tolerance
 from model_release.spec.section import Section
 from model_release.spec.serving import Benchmark, Serving
-from model_release.spec.source import Source
-from model_release.spec.tensors import Axis, Input, Tensor
+from model_release.spec.source import OF_PARTS, PARTS, Source
+from model_release.spec.tensors import TEXT, Axis, Input, Tensor
 
 MOST_NAME_CHARACTERS = 40
 ModelName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=MOST_NAME_CHARACTERS)]
@@ -39,6 +41,17 @@ def _listed(value: Any) -> Any:
     return [] if value is None else value
 
 
+@dataclass(frozen=True)
+class PythonPart:
+    """A part of an ensemble that Triton's Python backend runs: the name of its Triton model, and its folder."""
+
+    model: str
+    folder: str
+    inputs: list[Tensor]
+    outputs: list[Tensor]
+    instance_group: PartInstances
+
+
 class ModelSpec(Section):
     """One served model: what `include/model_configs/<name>.yaml` says."""
 
@@ -49,7 +62,8 @@ class ModelSpec(Section):
     triggered_by: Annotated[list[str], BeforeValidator(_listed)] = []
     contract: Annotated[int, Field(ge=1)] = 1
     """Raised by a change that breaks clients: the model is then served under a name of its own, beside the old."""
-    source: Source
+    source: Source = OF_PARTS
+    """Of everything but an ensemble, whose parts have sources of their own."""
     inputs: Annotated[list[Input], Field(min_length=1)]
     dynamic_axes: dict[str, Axis] = {}
     outputs: Annotated[list[Tensor], Field(min_length=1)]
@@ -130,6 +144,104 @@ class ModelSpec(Section):
             return self
         return self.model_copy(update={"source": self.source.model_copy(update={"sha256": sha256})})
 
+    @model_validator(mode="after")
+    def _of_parts_or_of_a_checkpoint(self) -> ModelSpec:
+        if self.serving.ensemble is None:
+            if self.source.format == PARTS:
+                message = "source is missing: it says where the trained weights lie"
+                raise ValueError(message)
+            texts = [tensor.name for tensor in (*self.inputs, *self.outputs) if tensor.dtype == TEXT]
+            if texts:
+                message = (
+                    f"{texts} are text, which no exported graph takes or gives: serve it behind a part in Python, as "
+                    "an ensemble (serving.ensemble)"
+                )
+                raise ValueError(message)
+            return self
+        if self.source.format != PARTS:
+            message = "an ensemble has no source: each part is built from that of its own config"
+            raise ValueError(message)
+        for name, usual in (("export", Export()), ("accuracy", None), ("embedding", None)):
+            if getattr(self, name) != usual:
+                message = f"{name} is not for an ensemble: a part is exported and held against it by its own config"
+                raise ValueError(message)
+        if self.serving.ensemble.is_resolved:
+            problems = [*self._problems_of_parts(), *self._problems_of_wiring()]
+            if problems:
+                raise ValueError("serving.ensemble: " + "; ".join(problems))
+        return self
+
+    def _problems_of_parts(self) -> list[str]:
+        found = []
+        for name, part in self._parts.items():
+            inner = self._spec_of(part)
+            if inner is None:
+                continue
+            if inner.serving.ensemble is not None:
+                found.append(f"part {name!r} is {part.config!r}, an ensemble itself; name its parts here")
+            elif inner.source.is_code:
+                found.append(
+                    f"part {name!r} is {part.config!r}, whose checkpoint is a program ({inner.source.format}); an "
+                    "ensemble is proved in one process, where no such program may run. Release a state_dict"
+                )
+        return found
+
+    def _problems_of_wiring(self) -> list[str]:
+        ensemble = self.serving.ensemble
+        if ensemble is None:
+            return []
+        return problems_of(ensemble, self.inputs, self.outputs, self.serving.max_batch_size, self._faces)
+
+    @property
+    def _parts(self) -> dict[str, Part]:
+        return self.serving.ensemble.parts if self.serving.ensemble else {}
+
+    @staticmethod
+    def _spec_of(part: Part) -> ModelSpec | None:
+        return None if part.spec is None else ModelSpec.model_validate(part.spec)
+
+    @property
+    def _faces(self) -> dict[str, Face]:
+        faces = {}
+        for name, part in self._parts.items():
+            inner = self._spec_of(part)
+            faces[name] = (
+                Face(part.inputs or None, part.outputs or None)
+                if inner is None
+                else Face(inner.inputs, inner.outputs, inner.serving.max_batch_size)
+            )
+        return faces
+
+    @property
+    def model_parts(self) -> dict[str, ModelSpec]:
+        """The parts of an ensemble that are built from a checkpoint, each with its whole config, by part."""
+        found = {name: self._spec_of(part) for name, part in self._parts.items()}
+        return {name: spec.served_as(part_model(self.name, name)) for name, spec in found.items() if spec is not None}
+
+    @property
+    def python_parts(self) -> dict[str, PythonPart]:
+        """The parts of an ensemble that are folders of the repository, by part."""
+        ensemble, faces = self.serving.ensemble, self._faces
+        if ensemble is None:
+            return {}
+        types = tensors_of(ensemble, self.inputs, self.outputs, faces)
+        found = {}
+        for name, part in ensemble.parts.items():
+            if part.python is not None:
+                inputs, outputs = face_of(ensemble, name, types, faces[name])
+                model = part_model(self.name, name)
+                instances = part.instance_group or PartInstances()
+                found[name] = PythonPart(model, part.python.rstrip("/"), inputs, outputs, instances)
+        return found
+
+    @property
+    def checkpoint_template(self) -> str:
+        """The one checkpoint that a release is built from: its own, or its only part's; empty if there are several."""
+        if self.serving.ensemble is None:
+            return self.source.checkpoint
+        sources = [spec.source.checkpoint for spec in self.model_parts.values()]
+        return sources[0] if len(sources) == 1 else ""
+
     @property
     def served_name(self) -> str:
         """The name that clients ask for, with a ledger, an archive and a route of its own."""
@@ -161,6 +273,16 @@ class ModelSpec(Section):
     def digest(self) -> str:
         """The sha256 of the canonical JSON of the spec."""
         return digest_of(self.model_dump(mode="json"))
+
+
+def part_model(model: str, part: str) -> str:
+    """Return the name of the Triton model that a part of an ensemble is."""
+    return f"{model}{BETWEEN}{part}"
+
+
+def owner_of(triton_model: str) -> str:
+    """Return the model that a Triton model belongs to: an ensemble's part to the ensemble, any other to itself."""
+    return triton_model.partition(BETWEEN)[0]
 
 
 def served_name(name: str, contract: int) -> str:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 
+from model_release.spec.ensemble import Ensemble
 from model_release.spec.section import Section
 
 #: The file that each backend serves, of the backends that a release makes one for.
@@ -16,6 +17,9 @@ _NOT_RELEASED = {
     "decoupled": "a canary judges one answer a request, and would cut streams when it moves the traffic",
     "model_transaction_policy": "its one field, decoupled, is for streams, which a canary would cut",
 }
+
+#: What of `serving` an ensemble has itself.
+_OF_ENSEMBLE = ("fleet_pair", "max_batch_size", "ensemble")
 
 
 def _as_text(value: Any) -> Any:
@@ -120,6 +124,7 @@ class Serving(Section):
     accelerators: list[Accelerator] = []
     raw: dict[str, Any] = {}
     """Any further field of Triton's ModelConfig, as JSON; `triton/raw.py` says which."""
+    ensemble: Ensemble | None = None
 
     @property
     def model_file(self) -> str:
@@ -138,6 +143,22 @@ class Serving(Section):
             message = f"{key} is not released: {_NOT_RELEASED[key]}"
             raise ValueError(message)
         return given
+
+    @model_validator(mode="after")
+    def _parts_have_their_own(self) -> Serving:
+        """An ensemble in Triton has no queue and no instances; they are its parts'."""
+        if self.ensemble is None:
+            return self
+        usual = type(self).model_fields
+        foreign = [
+            name
+            for name in usual
+            if name not in _OF_ENSEMBLE and getattr(self, name) != usual[name].get_default(call_default_factory=True)
+        ]
+        if foreign:
+            message = f"{', '.join(foreign)} of an ensemble have no meaning in Triton: set them in the config of a part"
+            raise ValueError(message)
+        return self
 
     @model_validator(mode="after")
     def _backend_is_made(self) -> Serving:

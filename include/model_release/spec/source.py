@@ -12,6 +12,7 @@ from model_release.spec.section import Section
 #: What `{{ ... }}` in source.checkpoint may name: the run's UTC date as YYYY-MM-DD, and its version.
 CHECKPOINT_VARIABLES = ("date", "version")
 _ASSET_EXTRA = "asset.extra."
+PARTS: Literal["parts"] = "parts"
 _VARIABLE = re.compile(r"\{\{\s*([\w.]+)\s*\}\}")
 
 
@@ -40,9 +41,11 @@ class Source(Section):
 
     A `torchscript` that the pytorch backend serves as it is may have a factory too: the module that it was made from,
     which takes its weights and is the reference of the proof.
+
+    `parts` is an ensemble's, which nobody writes: its parts have sources of their own.
     """
 
-    format: Literal["state_dict", "exported_program", "torchscript"] = "state_dict"
+    format: Literal["state_dict", "exported_program", "torchscript", "parts"] = "state_dict"
     checkpoint: str
     factory: Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")] | None = None
     factory_kwargs: dict[str, Any] = {}
@@ -52,6 +55,8 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _known_scheme_and_variables(self) -> Source:
+        if self.format == PARTS:
+            return self
         if not self.checkpoint.startswith(("s3://", "file://")):
             message = f"checkpoint {self.checkpoint!r} must start with s3:// or file://"
             raise ValueError(message)
@@ -66,6 +71,8 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _code_is_allowed_by_name(self) -> Source:
+        if self.format == PARTS:
+            return self
         if not self.is_code:
             if self.factory is None:
                 message = "factory is missing: a state_dict needs the function that builds its module"
@@ -88,10 +95,14 @@ class Source(Section):
     @property
     def is_code(self) -> bool:
         """Whether loading the checkpoint runs code that came with it."""
-        return self.format != "state_dict"
+        return self.format not in ("state_dict", PARTS)
 
     @property
     def pinned_by(self) -> str | None:
         """The key of the asset event's extra that says each release's sha256; None where the config says it."""
         named = template_variables(self.sha256 or "")
         return named[0].removeprefix(_ASSET_EXTRA) if named else None
+
+
+OF_PARTS = Source(format=PARTS, checkpoint="")
+"""The source of an ensemble."""

@@ -8,10 +8,13 @@ from pydantic import Field, StringConstraints, model_validator
 
 from model_release.spec.section import Section
 
-#: numpy names of the tensor types that a spec may name; Triton's names are derived from them.
+#: numpy names of the tensor types that a spec may name, and `string`; Triton's names are derived from them.
 Dtype = Literal[
-    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64"
-]
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+    "string",
+]  # fmt: skip
+TEXT = "string"
+"""Text, Triton's TYPE_STRING: arrays of it are numpy's `U`."""
 
 
 class Tensor(Section):
@@ -23,9 +26,10 @@ class Tensor(Section):
 
 
 class Input(Tensor):
-    """An input; `range` bounds the values generated for it, both ends included."""
+    """An input; `range` bounds the values generated for it, both ends included, `examples` lend texts their words."""
 
     range: tuple[float, float] | None = None
+    examples: list[str] = []
     optional: bool = False
 
     @model_validator(mode="after")
@@ -41,6 +45,16 @@ class Input(Tensor):
                 f"input {self.name!r} is optional, and an exported graph wants each of its inputs: leave it out of the "
                 "spec and give forward's argument a default, or have clients send it always"
             )
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
+    def _of_its_type(self) -> Input:
+        if self.dtype == TEXT and self.range is not None:
+            message = f"input {self.name!r} is text and has no range; examples says what texts are like"
+            raise ValueError(message)
+        if self.dtype != TEXT and self.examples:
+            message = f"examples are for texts, and input {self.name!r} is {self.dtype}; range bounds its values"
             raise ValueError(message)
         return self
 

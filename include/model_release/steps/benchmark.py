@@ -20,12 +20,14 @@ from model_release.parity.accuracy import Right
 from model_release.parity.report import AccuracyReport
 from model_release.repository import manifest as manifests
 from model_release.repository.manifest import Manifest
+from model_release.repository.serving import CONFIG, folder_of_part
 from model_release.spec import ModelSpec
 from model_release.steps import bystanders, golden
 from model_release.steps.context import Step, begin
 from model_release.steps.recycle import remove
-from model_release.steps.serve import CONFIG, load, put_on, recorded_samples, sealed_config, spec_of
+from model_release.steps.serve import load, put_on, recorded_samples, sealed_bundle, spec_of
 from model_release.triton import config as configs
+from model_release.triton.bundle import build_bundle
 from model_release.triton.parity import prove_served
 from model_release.triton.replica import ReplicaClient
 
@@ -56,8 +58,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         base = step.archive.require(release.version)
         bystanders.note(step, deploys=False)
         with _turn_at_bench(step) as fenced, _bench_cleared(step):
-            put_on(fenced, BENCH, base, sealed_config(step, release.version))
-            served = {"untuned": _served_parity(step, base, sealed_config(step, release.version))}
+            put_on(fenced, BENCH, base, sealed_bundle(step, release.version))
+            served = {"untuned": _served_parity(step, base, sealed_bundle(step, release.version))}
             right = golden.right_on_bench(step, base.version, step.spec)
             accuracy = None if right is None else golden.report(step, right)
             result = _sweep(fenced, base)
@@ -121,7 +123,7 @@ def _is_up(step: Step, replica: Replica) -> bool:
 
 def _sweep(step: Step, base: Manifest) -> BenchmarkResult:
     def apply(tuning: configs.Tuning) -> None:
-        load(step, BENCH, base, configs.build_config(step.spec, base.version, tuning))
+        load(step, BENCH, base, build_bundle(step.spec, base.version, tuning))
 
     replica = step.pair.bench.replicas[0]
     return run_benchmark(step.spec, replica, step.environment, recorded_samples(step, base), apply)
@@ -136,7 +138,7 @@ def _served_parity(step: Step, base: Manifest, config: Any) -> dict[str, Any]:
 
 def _parity_of_chosen(step: Step, base: Manifest, result: BenchmarkResult) -> dict[str, Any]:
     """Bring the chosen tuning onto bench, if it is not what was measured last there, and prove its answers too."""
-    config = configs.build_config(step.spec, base.version, result.chosen)
+    config = build_bundle(step.spec, base.version, result.chosen)
     if result.rows[-1]["tuning"] != result.chosen.to_dict():
         load(step, BENCH, base, config)
     return _served_parity(step, base, config)
@@ -168,7 +170,7 @@ def _compare_with_stable(
     ratios: list[float] = []
     while len(ratios) < _ROUNDS:
         own = result.rows_of_chosen() if not ratios else _measured(step, base, result.chosen)
-        put_on(step, BENCH, stable_base, sealed_config(step, stable.version))
+        put_on(step, BENCH, stable_base, sealed_bundle(step, stable.version))
         if right is not None and accuracy is None:
             others = golden.right_on_bench(step, stable.version, stable_spec)
             accuracy = None if others is None else golden.report(step, right, (stable.version, others))
@@ -186,7 +188,7 @@ def _compare_with_stable(
 
 def _measured(step: Step, base: Manifest, tuning: configs.Tuning) -> list[Row]:
     """Bring the candidate back onto bench, with the chosen tuning, and measure it."""
-    put_on(step, BENCH, base, configs.build_config(step.spec, base.version, tuning))
+    put_on(step, BENCH, base, build_bundle(step.spec, base.version, tuning))
     return _measure(step, base, step.spec)
 
 
@@ -199,16 +201,17 @@ def _measure(step: Step, base: Manifest, served: ModelSpec) -> list[Row]:
 
 
 def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str, Any]) -> None:
-    config = configs.build_config(step.spec, base.version, result.chosen)
+    bundle = build_bundle(step.spec, base.version, result.chosen)
     with TemporaryDirectory() as name:
-        folder = Path(name)
-        (folder / CONFIG).write_text(configs.render(config, epoch=0))
+        folder, written = Path(name), {REPORT: Path(name) / REPORT}
+        for part, text in bundle.texts(epoch=0).items():
+            written[folder_of_part(part) + CONFIG] = folder / f"{part}.{CONFIG}"
+            written[folder_of_part(part) + CONFIG].write_text(text)
         (folder / REPORT).write_text(
             json.dumps({**result.to_dict(), "served_parity": summary["served_parity"]}, indent=1)
         )
         files = {
-            file: step.archive.write(base.version, "tuned", file, folder / file, step.check)
-            for file in (CONFIG, REPORT)
+            file: step.archive.write(base.version, "tuned", file, path, step.check) for file, path in written.items()
         }
     manifest = base.model_copy(
         update={
@@ -216,7 +219,7 @@ def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str
             "files": files,
             "tools": manifests.tool_versions(),
             "summary": summary,
-            "release_digest": configs.release_digest(config),
+            "release_digest": bundle.digest,
             "run_id": step.release.run_id,
             "sealed_at": step.store.now(),
             "by": step.release.by,

@@ -7,7 +7,7 @@ from typing import Any
 from model_release.gates.judge import DEADLINE
 from model_release.spec import Canary
 from model_release.steps.context import Step
-from model_release.steps.serve import prover, sealed_config
+from model_release.steps.serve import prover, sealed_bundle
 from model_release.triton.convergence import Mark, Prove, converge
 
 #: Enough to tell a wrong version; the whole record is asked for before each shift and the promotion.
@@ -17,7 +17,7 @@ _SAMPLES = 4
 def look_at_replicas(step: Step, fleet: str, marks: dict[str, Mark]) -> tuple[dict[str, Mark], list[str]]:
     """Return the marks of the canary's proved replicas, and a sentence for each replica that is not proved."""
     version = step.release.version
-    config = sealed_config(step, version)
+    config = sealed_bundle(step, version)
 
     def prove() -> Prove:
         return prover(step, step.archive.require(version), config, samples=_SAMPLES)

@@ -13,8 +13,7 @@ from model_release.steps.approve import require_approval
 from model_release.steps.context import begin
 from model_release.steps.policy import await_turn
 from model_release.steps.route import apply_route, route_of
-from model_release.steps.serve import prove, put_on, sealed_config
-from model_release.triton import config as configs
+from model_release.steps.serve import prove, put_on, sealed_bundle
 
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
@@ -30,8 +29,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         fleet = step.running.fleet
         base = step.archive.require(release.version)
         step.signatures.require(base)  # a standby too: it is proved by what lies in the archive now
-        config = sealed_config(step, release.version)
-        placed = Placement(fleet=fleet, version=release.version, digest=configs.release_digest(config))
+        bundle = sealed_bundle(step, release.version)
+        placed = Placement(fleet=fleet, version=release.version, digest=bundle.digest)
         warm = step.claim.check().standby == placed
         bystanders.note(step, deploys=True)
 
@@ -42,11 +41,11 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         step.claim.change(intent)
         if warm:
             try:
-                proofs = prove(step, fleet, base, config)
+                proofs = prove(step, fleet, base, bundle)
             except (ProofFailed, ReplicaUnavailable):
-                proofs = put_on(step, fleet, base, config)
+                proofs = put_on(step, fleet, base, bundle)
         else:
-            proofs = put_on(step, fleet, base, config)
+            proofs = put_on(step, fleet, base, bundle)
         state = step.update_running(deployed=True)
         apply_route(step, route_of(state, step, canary_percent=0))
         step.event("deployed", fleet=fleet, proofs=proofs, reused_standby=warm)

@@ -12,6 +12,7 @@ from model_release.environment import Environment
 from model_release.errors import VersionTaken
 from model_release.identity import Release
 from model_release.intake import fetch_checkpoint
+from model_release.steps import ensemble
 from model_release.steps.context import begin
 
 log = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     VersionTaken when the version is sealed from another checkpoint.
     """
     with begin(release, environment, "export") as step, TemporaryDirectory() as folder:
+        if step.spec.serving.ensemble is not None:
+            return ensemble.export(step, Path(folder))
         fetched = fetch_checkpoint(step.spec, step.running.checkpoint, environment, Path(folder))
         source = {"uri": fetched.uri, "sha256": fetched.sha256}
         sealed = step.archive.sealed(release.version)

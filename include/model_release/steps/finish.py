@@ -11,7 +11,7 @@ from model_release.steps import report
 from model_release.steps.context import Step, begin
 from model_release.steps.policy import leave_queue
 from model_release.steps.route import route_of
-from model_release.steps.serve import prove, sealed_config
+from model_release.steps.serve import prove, sealed_bundle
 
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
@@ -68,7 +68,7 @@ def _differences(step: Step) -> list[str]:
     if route is None or (route.weights, route.versions) != (wanted.weights, wanted.versions):
         found.append(f"the route is {route.weights if route else 'missing'}, not {wanted.weights}")
     try:
-        prove(step, state.stable.fleet, step.archive.require(release.version), sealed_config(step, release.version))
+        prove(step, state.stable.fleet, step.archive.require(release.version), sealed_bundle(step, release.version))
     except ReleaseError as error:
         found.append(str(error))
     return found

@@ -35,9 +35,10 @@ from model_release.steps.context import Seen, Sight, Step, begin, read_frozen_sp
 from model_release.steps.orphan import GRACE_LEASES, is_free
 from model_release.steps.recycle import recycle, remove
 from model_release.steps.route import apply_route, route_of
-from model_release.steps.serve import await_no_requests, prover, put_on, sealed_config
+from model_release.steps.serve import await_no_requests, prover, put_on, sealed_bundle
 from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
+from model_release.triton.bundle import Bundle
 from model_release.triton.poison import poison_of
 
 _SEEN_BY_ROUTERS_S = 5
@@ -94,8 +95,8 @@ def _heal_replicas(sight: Sight, state: State, role: str, done: Healing) -> set[
     placed: Placement | None = getattr(state, role)
     if placed is None:
         return set()
-    base, config = sight.archive.require(placed.version), sealed_config(sight, placed.version)
-    prove = prover(sight, base, config, samples=_SAMPLES)
+    base, bundle = sight.archive.require(placed.version), sealed_bundle(sight, placed.version)
+    prove = prover(sight, base, bundle, samples=_SAMPLES)
     ailing = False
     for replica in sight.pair.fleet(placed.fleet).replicas:
         one = Fleet(replicas=[replica])
@@ -106,7 +107,7 @@ def _heal_replicas(sight: Sight, state: State, role: str, done: Healing) -> set[
         except ProofFailed as fault:
             try:
                 check = _unchanged(sight, state, role)
-                fleets.load_everywhere(one, sight.model, placed.version, sight.environment, check)
+                fleets.load_everywhere(one, sight.model, placed.version, sight.environment, check, bundle.part_models)
                 prove(one)
             except (LoadFailed, ProofFailed, ReplicaUnavailable) as error:
                 done.problems.append(str(error))
@@ -208,47 +209,57 @@ def _of_route(sight: Sight, state: State, done: Healing) -> Iterator[Need]:
 def _of_prefix(sight: Sight, placed: Placement) -> str | None:
     """Say how a serving prefix differs from what is sealed: a replica born now would serve that."""
     prefix, base = sight.prefix(placed.fleet), sight.archive.require(placed.version)
-    text = prefix.config()
-    if text is None:
-        return "its serving prefix has no config.pbtxt"
+    bundle = sealed_bundle(sight, placed.version)
     try:
-        if configs.parse(text) != sealed_config(sight, placed.version):
-            return "its config.pbtxt is not the sealed one"
+        for part, config in bundle.by_part.items():
+            text = prefix.part(part).config()
+            if text is None:
+                return f"its serving prefix has no config.pbtxt{_of_part(part)}"
+            if configs.parse(text) != config:
+                return f"its config.pbtxt{_of_part(part)} is not the sealed one"
         prefix.compare(sight.archive, base)
     except (BadModelConfig, BytesDiffer) as error:
         return str(error)
     return None
 
 
+def _of_part(part: str) -> str:
+    return f" of part {part}" if part else ""
+
+
 def _put_on_again(placed: Placement) -> Callable[[Step], object]:
     def act(step: Step) -> object:
-        base, config = step.archive.require(placed.version), sealed_config(step, placed.version)
+        base, bundle = step.archive.require(placed.version), sealed_bundle(step, placed.version)
         try:
-            return put_on(step, placed.fleet, base, config)
+            return put_on(step, placed.fleet, base, bundle)
         except LoadFailed as fault:
-            return _recycle_those_that_fail(step, placed, base, config, fault)
+            return _recycle_those_that_fail(step, placed, base, bundle, fault)
 
     return act
 
 
 def _recycle_those_that_fail(
-    step: Step, placed: Placement, base: Manifest, config: Any, fault: LoadFailed
+    step: Step, placed: Placement, base: Manifest, bundle: Bundle, fault: LoadFailed
 ) -> list[dict[str, Any]]:
     """Start each replica anew that does not load what now lies in the prefix as it was sealed; raises what is left."""
     fleet = step.pair.fleet(placed.fleet)
     if _of_prefix(step, placed) is not None:
         raise fault
     for replica in fleet.replicas:
-        why = poison_of(replica, step.model, step.environment, placed.version) or _fails_to_load(step, placed, replica)
+        why = poison_of(replica, step.model, step.environment, placed.version) or _fails_to_load(
+            step, placed, bundle, replica
+        )
         if why is not None:
             recycle(step, placed.fleet, replica, why, again_after_s=_NOT_AGAIN_S)
-    return prover(step, base, config)(fleet)
+    return prover(step, base, bundle)(fleet)
 
 
-def _fails_to_load(step: Step, placed: Placement, replica: Replica) -> str | None:
+def _fails_to_load(step: Step, placed: Placement, bundle: Bundle, replica: Replica) -> str | None:
     one = Fleet(replicas=[replica])
     try:
-        fleets.load_everywhere(one, step.model, placed.version, step.environment, check=step.check)
+        fleets.load_everywhere(
+            one, step.model, placed.version, step.environment, check=step.check, parts=bundle.part_models
+        )
     except LoadFailed as error:
         return str(error)
     return None

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from model_release.environment import FLEETS, Environment
-from model_release.errors import StaleBuild
+from model_release.errors import BadModelConfig, StaleBuild
 from model_release.gates.plan import StagePlan
 from model_release.identity import Kind, Release, date_of
 from model_release.intake import require_pin
@@ -16,6 +16,7 @@ from model_release.repository.probe import require_verbs
 from model_release.repository.signing import require_usable
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec, render_template
+from model_release.steps import ensemble
 from model_release.steps.context import Seen, Step, begin, freeze_spec
 from model_release.steps.forecast import forecast, present
 from model_release.steps.neighbours import refuse_clash
@@ -25,7 +26,7 @@ from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.shadow import stages_of
 from model_release.traffic import connect
-from model_release.triton import config as configs
+from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
 
 
@@ -44,8 +45,9 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     spec = spec.served_as(release.model).pinned(release.sha256)
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
+        _refuse_checkpoint(release, spec)
         require_pin(spec.source, release.checkpoint or spec.source.checkpoint)
-        config = configs.build_config(spec, release.version)  # what Triton would refuse is refused here
+        bundle = build_bundle(spec, release.version)  # what Triton would refuse is refused here
     router = connect(environment)
     refuse_router(router, environment.router.kind, release.model, spec)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
@@ -62,7 +64,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         _note_superseded(step, state)
         _refuse(step, spec, state)
         if release.kind is Kind.BUILD:
-            refuse_clash(step, config)
+            refuse_clash(step, bundle)
         if state.canary is not None:
             undo(step, reason=f"superseded by {release.holder}", rejects=False)
             state = step.claim.check()
@@ -112,6 +114,15 @@ def _facts(running: Running, state: State) -> dict[str, Any]:
     return {**{name: getattr(running, name) for name in kept}, "stable": state.stable.version if state.stable else None}
 
 
+def _refuse_checkpoint(release: Release, spec: ModelSpec) -> None:
+    """One checkpoint cannot stand for those of several parts, or of none."""
+    if release.checkpoint is None or spec.serving.ensemble is None or len(spec.model_parts) == 1:
+        return
+    parts = sorted(spec.model_parts)
+    why = f"the checkpoint {release.checkpoint} was named, and {spec.name} has {len(parts)} parts with one: {parts}"
+    raise BadModelConfig(release.model, [f"{why}. Release it without, and each part takes what its own config says"])
+
+
 def _refuse_before_it_preempts(release: Release, environment: Environment, spec: ModelSpec) -> None:
     """A restore that cannot be shall not stop the release that runs."""
     store = ObjectStore(environment.s3)
@@ -150,8 +161,14 @@ def _record(
 
 
 def _checkpoint(spec: ModelSpec, version: int) -> str:
-    date = date_of(version).strftime("%Y-%m-%d")
-    return render_template(spec.source.checkpoint, {"date": date, "version": str(version)})
+    """Return the checkpoint of a version; of an ensemble its only part's, or a sentence that names all of them."""
+    if spec.serving.ensemble is None:
+        date = date_of(version).strftime("%Y-%m-%d")
+        return render_template(spec.source.checkpoint, {"date": date, "version": str(version)})
+    found = {part: ensemble.checkpoint_of(own, version) for part, own in spec.model_parts.items()}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{part}: {uri}" for part, uri in found.items()) or "the repository's own folders"
 
 
 def _fleet_for(release: Release, state: State) -> str:

@@ -9,7 +9,7 @@ from model_release.identity import Kind, Release, version_of
 from model_release.ledger.state import Promotion, Rejection, State
 from model_release.steps.context import begin
 from model_release.steps.route import apply_route, route_of
-from model_release.steps.serve import prove, sealed_config
+from model_release.steps.serve import prove, sealed_bundle
 from model_release.steps.shift import require_advance
 
 
@@ -23,7 +23,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         if step.running.outcome != "promoted":
             require_advance(step.running, None)
             base = step.archive.require(release.version)
-            prove(step, step.running.fleet, base, sealed_config(step, release.version))
+            prove(step, step.running.fleet, base, sealed_bundle(step, release.version))
             now = step.store.now()
 
             def swapped(state: State) -> State:

@@ -26,6 +26,7 @@ from model_release.repository.manifest import Manifest
 from model_release.repository.prune import LEFTOVER_AFTER, Found, Policy, Verdict, judge
 from model_release.repository.pruned import Pruned
 from model_release.repository.store import ObjectStore, StoredObject, UnfinishedUpload
+from model_release.spec import owner_of
 from model_release.steps.context import Step, begin
 from model_release.steps.orphan import GRACE_LEASES, is_free
 
@@ -172,7 +173,7 @@ def _in_serving(store: ObjectStore, model: str) -> dict[int, str]:
     found = {}
     for entry in store.objects("serving/"):
         _, pair, fleet, name, *rest = [*entry.key.split("/"), "", "", ""]
-        if name == model and rest[0].isdigit():
+        if owner_of(name) == model and rest[0].isdigit():
             found[int(rest[0])] = f"its files lie in serving/{pair}/{fleet}"
     return found
 

@@ -13,10 +13,10 @@ from model_release.identity import Release
 from model_release.parity.report import ParityReport
 from model_release.repository import manifest as manifests
 from model_release.repository.manifest import Manifest, SourceEntry
-from model_release.repository.serving import WARMUP
+from model_release.repository.serving import CONFIG, PARTS_FILE, WARMUP, folder_of_part
+from model_release.spec import ModelSpec
 from model_release.steps.context import begin
-from model_release.steps.serve import CONFIG
-from model_release.triton import config as configs
+from model_release.triton.bundle import build_bundle
 
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
@@ -31,14 +31,16 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         if sealed is not None:
             return {"already_sealed": True, "release_digest": sealed.release_digest}
         folder, spec, version = Path(name), step.spec, release.version
-        config = configs.build_config(spec, version, configs.Tuning.from_spec(spec))
-        (folder / CONFIG).write_text(configs.render(config, epoch=0))
-        step.archive.write(version, "base", CONFIG, folder / CONFIG, step.check)
+        bundle = build_bundle(spec, version)
+        for part, text in bundle.texts(epoch=0).items():
+            (folder / CONFIG).write_text(text)
+            step.archive.write(version, "base", folder_of_part(part) + CONFIG, folder / CONFIG, step.check)
         report = ParityReport.model_validate_json(
             step.archive.read(version, "base", PARITY, folder / PARITY).read_bytes()
         )
-        names = [*report.onnx.files, CONFIG, PARITY, RECORDED, *(f"{WARMUP}{tensor.name}" for tensor in spec.inputs)]
-        names += [file for file in (PAGE, WORST) if step.archive.holds(version, "base", file)]
+        names = [*report.onnx.files, RECORDED, *_proved_files(spec)]
+        names += [folder_of_part(part) + CONFIG for part in bundle.by_part]
+        names += [file for file in _files_for_people(spec) if step.archive.holds(version, "base", file)]
         files = {
             file: manifests.describe(step.archive.read(version, "base", file, folder / "download")) for file in names
         }
@@ -57,7 +59,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             tools=manifests.tool_versions(),
             summary={"parity": report.summary()},
             spec_digest=spec.digest,
-            release_digest=configs.release_digest(config),
+            release_digest=bundle.digest,
             run_id=release.run_id,
             sealed_at=step.store.now(),
             by=release.by,
@@ -66,3 +68,15 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         manifest = step.archive.seal(manifest, step.check)
         step.event("published", release_digest=manifest.release_digest, files=sorted(files))
         return {"already_sealed": False, "release_digest": manifest.release_digest}
+
+
+def _proved_files(spec: ModelSpec) -> list[str]:
+    """Return what validate left of the model, and of each part of an ensemble that has weights."""
+    own = {"": spec} if spec.serving.ensemble is None else spec.model_parts
+    warmups = [f"{folder_of_part(part)}{WARMUP}{tensor.name}" for part, one in own.items() for tensor in one.inputs]
+    return [*warmups, *(folder_of_part(part) + PARITY for part in dict.fromkeys(["", *own]))]
+
+
+def _files_for_people(spec: ModelSpec) -> list[str]:
+    folders = [folder_of_part(part) for part in ("", *spec.model_parts)]
+    return [PARTS_FILE, *(folder + file for folder in folders for file in (PAGE, WORST))]

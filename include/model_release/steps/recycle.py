@@ -17,8 +17,7 @@ from model_release.ledger.state import Placement, State, StateFile
 from model_release.ledger.turn import Turns, TurnTaken
 from model_release.repository.serving import ServingPrefix
 from model_release.steps.context import Seen, Sight, Step, read_frozen_spec
-from model_release.steps.serve import prover, sealed_config, take_off
-from model_release.triton import config as configs
+from model_release.steps.serve import disable, prover, sealed_bundle, served_versions, take_off
 from model_release.triton.poison import poison_of
 from model_release.triton.recycler import connect
 from model_release.triton.replica import ReplicaClient
@@ -73,20 +72,11 @@ def _recycle_poisoned(step: Step, fleet: str) -> list[str]:
         if poison is None:
             continue
         try:
-            _disable(step, fleet)
+            disable(step, fleet)
             recycle(step, fleet, replica, poison)
         except RecycleFailed as error:
             problems.append(f"{poison}: {error}")
     return problems
-
-
-def _disable(step: Step, fleet: str) -> None:
-    """Have a newborn skip the model, unless it does already."""
-    prefix = step.prefix(fleet)
-    text = prefix.config()
-    if text is not None and _versions(text):
-        disabled = configs.disabled(configs.parse(text))
-        prefix.write_config(configs.render(disabled, step.claim.epoch), step.check)
 
 
 # --- whether it may be spared -------------------------------------------------------------------
@@ -101,7 +91,7 @@ def _require_spare(step: Step, fleet: str, replica: Replica) -> None:
         placed = _placed(state, fleet)
         if placed is None or not _has_weight(state, fleet):
             continue
-        if wanted_versions(sight.prefix(fleet)) != [placed.version]:
+        if served_versions(sight.prefix(fleet)) != [placed.version]:
             without = f"{sight.model} version {placed.version}"
             raise RecycleFailed(replica.name, f"its serving prefix does not name {without}: it would come back without")
         if not any(_is_ready(other, sight, placed.version) for other in others):
@@ -149,16 +139,6 @@ def _is_ready(replica: Replica, sight: Sight, version: int) -> bool:
         return False
 
 
-def wanted_versions(prefix: ServingPrefix) -> list[int]:
-    """Return the versions that a newborn would load from a serving prefix."""
-    text = prefix.config()
-    return [] if text is None else _versions(text)
-
-
-def _versions(text: str) -> list[int]:
-    return list(configs.parse(text).version_policy.specific.versions)
-
-
 # --- whether it is back -------------------------------------------------------------------------
 
 
@@ -166,7 +146,7 @@ def _await_back(step: Step, fleet: str, replica: Replica, within_s: float) -> No
     """Wait until the replica is ready for all that its prefix says, and has proved what has a role there."""
     deadline, pair = time.monotonic() + within_s, step.spec.serving.fleet_pair
     wanted = {
-        model: wanted_versions(ServingPrefix(step.store, pair, fleet, model))
+        model: served_versions(ServingPrefix(step.store, pair, fleet, model))
         for model in step.store.folders(f"serving/{pair}/{fleet}/")
     }
     proofs = [
@@ -200,7 +180,7 @@ def _missing(step: Step, replica: Replica, wanted: dict[str, list[int]]) -> str 
 
 def _unproved(proofs: list[tuple[Sight, Placement]], replica: Replica) -> str | None:
     for sight, placed in proofs:
-        base, config = sight.archive.require(placed.version), sealed_config(sight, placed.version)
+        base, config = sight.archive.require(placed.version), sealed_bundle(sight, placed.version)
         prove: Any = prover(sight, base, config, samples=_SAMPLES)
         try:
             prove(Fleet(replicas=[replica]))

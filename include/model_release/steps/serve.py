@@ -6,34 +6,62 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from model_release.build import RECORDED
 from model_release.environment import Fleet
-from model_release.errors import BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
+from model_release.errors import BadModelConfig, BytesDiffer, ReplicaUnavailable, RouteNotConfirmed
 from model_release.repository.manifest import Manifest
+from model_release.repository.serving import CONFIG, ServingPrefix, folder_of_part
 from model_release.spec import ModelSpec
 from model_release.steps.context import Sight, Step, read_frozen_spec
 from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
+from model_release.triton.bundle import Bundle, bundle_of, part_digests
 
-CONFIG = "config.pbtxt"
+if TYPE_CHECKING:
+    from tritonclient.grpc.model_config_pb2 import ModelConfig
+
 _QUIET_S = 0.5
 _QUIET_DEADLINE_S = 20
 
 
-def sealed_config(sight: Sight, version: int) -> Any:
-    """Return the sealed ModelConfig of a version: the tuned one if there is one, else the base's."""
+def sealed_bundle(sight: Sight, version: int) -> Bundle:
+    """
+    Return the sealed configs of a version: the tuned ones if there are any, else the base's. Raises BytesDiffer.
+
+    The manifest says the digest of the model's own config, and that the digests of an ensemble's parts.
+    """
     manifest = sight.archive.sealed(version, "tuned") or sight.archive.require(version)
+    own = _sealed_config(sight, manifest, "")
+    _compare_digest(sight, manifest, "", own, manifest.release_digest)
+    parts = {}
+    for part, digest in part_digests(own).items():
+        parts[part] = _sealed_config(sight, manifest, part)
+        _compare_digest(sight, manifest, part, parts[part], digest)
+    return Bundle(own, parts)
+
+
+def sealed_config(sight: Sight, version: int) -> ModelConfig:
+    """Return the model's own sealed config, of an ensemble without its parts'. Raises BytesDiffer."""
+    return sealed_bundle(sight, version).own
+
+
+def _sealed_config(sight: Sight, manifest: Manifest, part: str) -> ModelConfig:
+    name = folder_of_part(part) + CONFIG
+    if name not in manifest.files:
+        raise BytesDiffer(sight.archive.key(manifest.version, manifest.part, name), "nothing", "a sealed config")
     with TemporaryDirectory() as folder:
-        text = sight.archive.read_sealed(manifest, CONFIG, Path(folder) / CONFIG).read_text()
-    config = configs.parse(text)
-    if configs.release_digest(config) != manifest.release_digest:
-        key = sight.archive.key(version, manifest.part, CONFIG)
-        raise BytesDiffer(key, configs.release_digest(config), manifest.release_digest)
-    return config
+        return configs.parse(sight.archive.read_sealed(manifest, name, Path(folder) / CONFIG).read_text())
+
+
+def _compare_digest(sight: Sight, manifest: Manifest, part: str, config: ModelConfig, asked: str) -> None:
+    got = configs.release_digest(config)
+    if got != asked:
+        key = sight.archive.key(manifest.version, manifest.part, folder_of_part(part) + CONFIG)
+        raise BytesDiffer(key, got, asked)
 
 
 def spec_of(sight: Sight, base: Manifest) -> ModelSpec:
@@ -49,13 +77,13 @@ def recorded_samples(sight: Sight, base: Manifest) -> dict[str, np.ndarray[Any, 
             return {name: arrays[name] for name in arrays.files}
 
 
-def prove(sight: Sight, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
+def prove(sight: Sight, fleet: str, base: Manifest, config: ModelConfig | Bundle) -> list[dict[str, Any]]:
     """Prove on each replica's own port that it serves exactly this version and config, and answers rightly."""
     return prover(sight, base, config)(sight.pair.fleet(fleet))
 
 
 def prover(
-    sight: Sight, base: Manifest, config: Any, samples: int | None = None
+    sight: Sight, base: Manifest, config: ModelConfig | Bundle, samples: int | None = None
 ) -> Callable[[Fleet], list[dict[str, Any]]]:
     """Return the proof of a version by its recorded samples, or by the first few, for any number of fleets."""
     spec = spec_of(sight, base)
@@ -68,26 +96,79 @@ def prover(
     return proved
 
 
-def load(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
-    """Make a version whose files lie in the prefix the served one: config.pbtxt, load everywhere, prove."""
-    step.prefix(fleet).write_config(configs.render(config, step.claim.epoch), step.check)
-    fleets.load_everywhere(step.pair.fleet(fleet), step.release.model, base.version, step.environment, check=step.check)
-    return prove(step, fleet, base, config)
+def load(step: Step, fleet: str, base: Manifest, config: ModelConfig | Bundle) -> list[dict[str, Any]]:
+    """
+    Make a version whose files lie in the prefix the served one: config.pbtxt, load everywhere, prove.
+
+    Of an ensemble the parts' configs come first, and name the version before as well until the ensemble's own has left
+    it: a newborn finds the old whole or the new one, at any instant.
+    """
+    bundle, prefix = bundle_of(config), step.prefix(fleet)
+    texts = bundle.texts(step.claim.epoch)
+    before = served_versions(prefix)
+    both = {part: _with_those_before(bundle.parts[part], before, prefix.part(part)) for part in bundle.parts}
+    for part, text in texts.items():
+        wide = both.get(part)
+        prefix.part(part).write_config(configs.render(wide, step.claim.epoch) if wide else text, step.check)
+    _load_everywhere(step, fleet, base, bundle)
+    if any(both.values()):
+        for part in [part for part, wide in both.items() if wide]:
+            prefix.part(part).write_config(texts[part], step.check)
+        _load_everywhere(step, fleet, base, bundle)
+    return prove(step, fleet, base, bundle)
 
 
-def put_on(step: Step, fleet: str, base: Manifest, config: Any) -> list[dict[str, Any]]:
+def _load_everywhere(step: Step, fleet: str, base: Manifest, bundle: Bundle) -> None:
+    fleets.load_everywhere(
+        step.pair.fleet(fleet),
+        step.release.model,
+        base.version,
+        step.environment,
+        check=step.check,
+        parts=bundle.part_models,
+    )
+
+
+def served_versions(prefix: ServingPrefix) -> list[int]:
+    """Return the versions that a newborn would load from a folder of a serving prefix; none of what it cannot read."""
+    text = prefix.config()
+    try:
+        return [] if text is None else list(configs.parse(text).version_policy.specific.versions)
+    except BadModelConfig:
+        return []
+
+
+def _with_those_before(config: ModelConfig, before: list[int], prefix: ServingPrefix) -> ModelConfig | None:
+    """Return a part's config that also names the versions that its ensemble serves still; None if it has none there."""
+    [version] = config.version_policy.specific.versions
+    kept = [other for other in served_versions(prefix) if other in before and other != version]
+    return configs.naming(config, [*kept, version]) if kept else None
+
+
+def put_on(step: Step, fleet: str, base: Manifest, config: ModelConfig | Bundle) -> list[dict[str, Any]]:
     """
     Bring a sealed version onto a fleet and prove it there; the version before is then deleted from the prefix.
 
     Raises SignatureMissing, SignatureInvalid, BytesDiffer before anything is touched, if signatures are required.
     """
     step.signatures.require(base)
-    prefix = step.prefix(fleet)
-    prefix.reserve(configs.render(configs.disabled(config), step.claim.epoch), step.check)
+    prefix, bundle = step.prefix(fleet), bundle_of(config)
+    for part, each in bundle.by_part.items():
+        prefix.part(part).reserve(configs.render(configs.disabled(each), step.claim.epoch), step.check)
     prefix.place(step.archive, base, step.check)
-    proofs = load(step, fleet, base, config)
+    proofs = load(step, fleet, base, bundle)
     prefix.keep_only(base.version, step.check)
     return proofs
+
+
+def disable(step: Step, fleet: str) -> None:
+    """Have a newborn skip the model, unless it does already: an ensemble first, then its parts."""
+    prefix = step.prefix(fleet)
+    for folder in (prefix, *prefix.parts().values()):
+        text = folder.config()
+        if text is not None and served_versions(folder):
+            disabled = configs.disabled(configs.parse(text))
+            folder.write_config(configs.render(disabled, step.claim.epoch), step.check)
 
 
 def take_off(step: Step, fleet: str) -> list[str]:
@@ -96,17 +177,13 @@ def take_off(step: Step, fleet: str) -> list[str]:
 
     Returns sentences about replicas that did not answer; they find the model gone when they start again.
     """
-    prefix = step.prefix(fleet)
-    text = prefix.config()
+    disable(step, fleet)
     problems: list[str] = []
-    if text is not None:
-        disabled = configs.disabled(configs.parse(text))
-        prefix.write_config(configs.render(disabled, step.claim.epoch), step.check)
     try:
         fleets.unload_everywhere(step.pair.fleet(fleet), step.model, step.environment, check=step.check)
     except ReplicaUnavailable as error:
         problems.append(str(error))
-    prefix.delete(step.check)
+    step.prefix(fleet).delete(step.check)
     return problems
 
 

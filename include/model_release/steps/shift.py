@@ -15,7 +15,7 @@ from model_release.steps.approve import require_approval
 from model_release.steps.context import Step, begin
 from model_release.steps.policy import refuse_advance
 from model_release.steps.route import apply_route, route_of
-from model_release.steps.serve import prove, sealed_config
+from model_release.steps.serve import prove, sealed_bundle
 
 
 def run(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
@@ -33,7 +33,7 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
             require_approval(step.running, "before_full")
         refuse_advance(step)
         base = step.archive.require(release.version)
-        prove(step, step.running.fleet, base, sealed_config(step, release.version))
+        prove(step, step.running.fleet, base, sealed_bundle(step, release.version))
         shadow_percent = shadow.percent_of(step.spec.canary, stage)
         route = route_of(step.claim.check(), step, canary_percent=stage, shadow_percent=shadow_percent)
         apply_route(step, route)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from model_release.environment import Environment, Fleet, Replica
 from model_release.errors import ReplicaUnavailable
+from model_release.spec import owner_of
 from model_release.triton.replica import ReplicaClient
 
 
@@ -43,6 +44,8 @@ def _others_ready(replica: Replica, model: str, environment: Environment) -> set
     """Return the other models that are READY on a replica; none on one that does not answer."""
     try:
         with ReplicaClient(replica, environment) as client:
-            return {entry.model for entry in client.index() if entry.state == "READY" and entry.model != model}
+            return {
+                entry.model for entry in client.index() if entry.state == "READY" and owner_of(entry.model) != model
+            }
     except ReplicaUnavailable:
         return set()

@@ -8,7 +8,7 @@ from typing import Any
 
 from model_release.errors import BadModelConfig
 from model_release.spec import ModelSpec
-from model_release.triton.config import build_config
+from model_release.triton.bundle import build_bundle
 from model_release.triton.neighbours import clashes
 
 #: Stands for the version that a release gives.
@@ -18,16 +18,16 @@ ANY_VERSION = 1
 def unserved(specs: Mapping[str, ModelSpec], folder: Path) -> list[BadModelConfig]:
     """Render each spec of a folder, by its name; returns the problems of those that no server would serve."""
     problems, rendered = [], dict[str, Any]()
+    owners = dict[str, str]()
     for name, spec in specs.items():
         try:
-            rendered[name] = build_config(spec, ANY_VERSION)
+            for config in build_bundle(spec, ANY_VERSION).by_part.values():
+                rendered[config.name], owners[config.name] = config, name
         except BadModelConfig as bad:
             problems.append(BadModelConfig(str(folder / f"{name}.yaml"), bad.problems))
-    for name, config in rendered.items():
-        pair = specs[name].serving.fleet_pair
-        others = {
-            other: its for other, its in rendered.items() if other != name and specs[other].serving.fleet_pair == pair
-        }
+    pairs = {model: specs[name].serving.fleet_pair for model, name in owners.items()}
+    for model, config in rendered.items():
+        others = {other: its for other, its in rendered.items() if other != model and pairs[other] == pairs[model]}
         if found := clashes(config, others):
-            problems.append(BadModelConfig(str(folder / f"{name}.yaml"), found))
+            problems.append(BadModelConfig(str(folder / f"{owners[model]}.yaml"), found))
     return problems

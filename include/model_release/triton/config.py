@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from model_release.errors import BadModelConfig
 from model_release.spec import ModelSpec
 from model_release.triton import onnxruntime, pytorch, raw, rules, sections
-from model_release.triton.text import CONFIG_FILE, RELEASE_DIGEST, disabled, parse, release_digest, render
+from model_release.triton.text import CONFIG_FILE, RELEASE_DIGEST, disabled, naming, parse, release_digest, render
 
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
@@ -24,6 +24,7 @@ __all__ = [
     "Tuning",
     "build_config",
     "disabled",
+    "naming",
     "parse",
     "release_digest",
     "render",
@@ -40,13 +41,25 @@ class Tuning:
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Tuning:
-        """Return the tuning that the spec itself asks for; without batching nothing waits for others."""
+        """
+        Return the tuning that the spec itself asks for; without batching nothing waits for others.
+
+        Of an ensemble it is that of the first part that is built from a checkpoint.
+        """
+        if spec.serving.ensemble is not None:
+            return next((cls.from_spec(part) for part in spec.model_parts.values()), cls(0))
         batching = spec.serving.dynamic_batching
         return cls(
             batching.max_queue_delay_microseconds if spec.serving.batching else 0,
             tuple(batching.preferred_batch_size),
             spec.serving.instance_group.count,
         )
+
+    def of_part(self, spec: ModelSpec) -> Tuning:
+        """Return the tuning of an ensemble's part, whose preferred sizes are its own."""
+        own = Tuning.from_spec(spec)
+        delay = self.max_queue_delay_microseconds if spec.serving.batching else 0
+        return Tuning(delay, own.preferred_batch_size, self.instance_count)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tuning as JSON values."""

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from model_release.environment import Environment, Fleet, Replica
 from model_release.errors import ProofFailed, ReleaseError
+from model_release.triton.bundle import Bundle, bundle_of
 from model_release.triton.compare import differences
 from model_release.triton.replica import ReplicaClient, ReplicaError
 
@@ -31,7 +32,7 @@ Prove = Callable[[Fleet], Any]
 def converge(
     fleet: Fleet,
     version: int,
-    config: ModelConfig,
+    config: ModelConfig | Bundle,
     marks: Mapping[str, Mark],
     prover: Callable[[], Prove],
     environment: Environment,
@@ -44,10 +45,11 @@ def converge(
     """
     half_s = environment.call_timeout_s / 2  # a replica that hangs leaves the other half to the proofs
     until = time.monotonic() + environment.call_timeout_s
+    bundle = bundle_of(config)
     hasty = environment.model_copy(update={"call_timeout_s": half_s})
 
     def stand(replica: Replica) -> Mark:
-        return _stand(replica, version, config, hasty)
+        return _stand(replica, version, bundle, hasty)
 
     stands, problems = _side_by_side(stand, fleet.replicas, until - half_s)
     unknown = [
@@ -74,24 +76,32 @@ def is_same(before: Mark | None, now: Mark) -> bool:
     return 0 < sum(now.values()) < 2 * sum(before.values())
 
 
-def _stand(replica: Replica, version: int, config: ModelConfig, environment: Environment) -> Mark:
+def _stand(replica: Replica, version: int, bundle: Bundle, environment: Environment) -> Mark:
     """Return what a replica counted of the version. Raises ProofFailed unless it serves it alone, as asked."""
-    model = config.name
+    mark: Mark = {}
     with ReplicaClient(replica, environment) as client:
-        if not client.ready(model, version):
-            raise ProofFailed(client.name, model, version, "it is not READY there")
-        try:
-            found = differences(config, client.config(model))
-        except ReplicaError as error:
-            raise ProofFailed(client.name, model, version, f"it does not tell its config: {error}") from None
-        if found:
-            raise ProofFailed(client.name, model, version, f"its config differs: {found[0]}")
-        loaded = client.statistics(model)
-        if [entry.version for entry in loaded] != [version]:
-            also = sorted(entry.version for entry in loaded)
-            raise ProofFailed(client.name, model, version, f"it counts requests of the versions {also}")
-        executed = {f"executed {size}": count for size, count in loaded[0].batch_sizes.items()}
-        return {"succeeded": loaded[0].succeeded, "failed": loaded[0].failed, **executed}
+        for config in bundle.by_part.values():
+            counted = _counted(client, version, config)
+            mark |= counted if config is bundle.own else {f"{config.name}: {name}": n for name, n in counted.items()}
+    return mark
+
+
+def _counted(client: ReplicaClient, version: int, config: ModelConfig) -> Mark:
+    model = config.name
+    if not client.ready(model, version):
+        raise ProofFailed(client.name, model, version, "it is not READY there")
+    try:
+        found = differences(config, client.config(model))
+    except ReplicaError as error:
+        raise ProofFailed(client.name, model, version, f"it does not tell its config: {error}") from None
+    if found:
+        raise ProofFailed(client.name, model, version, f"its config differs: {found[0]}")
+    loaded = client.statistics(model)
+    if [entry.version for entry in loaded] != [version]:
+        also = sorted(entry.version for entry in loaded)
+        raise ProofFailed(client.name, model, version, f"it counts requests of the versions {also}")
+    executed = {f"executed {size}": count for size, count in loaded[0].batch_sizes.items()}
+    return {"succeeded": loaded[0].succeeded, "failed": loaded[0].failed, **executed}
 
 
 def _side_by_side(

@@ -7,7 +7,7 @@ A replica's answer to a load proves nothing, so a proof looks at the index, at t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,9 @@ import numpy as np
 
 from model_release.environment import Environment, Fleet, Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
-from model_release.spec import Tolerance
+from model_release.spec import Tolerance, owner_of
 from model_release.triton.batches import load_batches
+from model_release.triton.bundle import Bundle, bundle_of
 from model_release.triton.compare import differences
 from model_release.triton.config import RELEASE_DIGEST
 from model_release.triton.replica import Arrays, IndexEntry, ReplicaClient, ReplicaError
@@ -33,22 +34,28 @@ _SHOWN_DIFFERENCES = 3
 
 
 def load_everywhere(
-    fleet: Fleet, model: str, version: int, environment: Environment, check: Callable[[], None]
+    fleet: Fleet,
+    model: str,
+    version: int,
+    environment: Environment,
+    check: Callable[[], None],
+    parts: Sequence[str] = (),
 ) -> None:
     """
     Load the version that the serving prefix names, `load_batch` replicas at once; `check` is called before each
     batch.
 
-    Each replica has `load_timeout_s`. Stops after the first batch with a replica that does not load: raises LoadFailed
-    or ReplicaUnavailable, naming the first such.
+    `parts` are the Triton models of an ensemble's parts, which each replica loads first. Each load has
+    `load_timeout_s`. Stops after the first batch with a replica that does not load: raises LoadFailed or
+    ReplicaUnavailable, naming the first such.
     """
     for batch in load_batches(fleet, model, environment):
         check()
         if len(batch) == 1:  # in this thread: whoever ends it need not wait for the load
-            _load(batch[0], model, version, environment)
+            _load(batch[0], [*parts, model], version, environment)
             continue
         with ThreadPoolExecutor(len(batch), thread_name_prefix="load") as pool:
-            loads = [pool.submit(_load, replica, model, version, environment) for replica in batch]
+            loads = [pool.submit(_load, replica, [*parts, model], version, environment) for replica in batch]
         for load in loads:
             load.result()
 
@@ -57,7 +64,7 @@ def prove(
     fleet: Fleet,
     model: str,
     version: int,
-    config: ModelConfig,
+    config: ModelConfig | Bundle,
     recorded: Arrays,
     tolerances: Mapping[str, Tolerance],
     environment: Environment,
@@ -65,19 +72,22 @@ def prove(
     """
     Prove on each replica's own port that it serves exactly this version with exactly this config, rightly.
 
+    Of an ensemble the version and config of each part are proved too, and the answers are those of the whole.
+
     `recorded` holds arrays `input__<name>` and `output__<name>`, batch axis first; an answer is right when
     within its output's tolerance of the recorded one. Returns one dict a replica, `samples` is how many were sent.
     Raises ProofFailed or ReplicaUnavailable, naming the replica.
     """
+    bundle = bundle_of(config)
     return [
-        _prove_replica(ReplicaClient(replica, environment), model, version, config, recorded, tolerances, environment)
+        _prove_replica(ReplicaClient(replica, environment), model, version, bundle, recorded, tolerances, environment)
         for replica in fleet.replicas
     ]
 
 
 def unload_everywhere(fleet: Fleet, model: str, environment: Environment, check: Callable[[], None]) -> None:
     """
-    Unload the model from every replica that answers, and prove that no version is READY there.
+    Unload the model, an ensemble with its parts, from every replica that answers; prove that no version is READY there.
 
     Raises ProofFailed when one is, and ReplicaUnavailable, after the others were unloaded, when one did not answer.
     """
@@ -86,8 +96,11 @@ def unload_everywhere(fleet: Fleet, model: str, environment: Environment, check:
         with ReplicaClient(replica, environment) as client:
             check()
             try:
-                client.unload(model)
-                _prove_gone(client, model, environment)
+                names = client.triton_models(model)
+                for name in names:  # an ensemble before its parts
+                    client.unload(name)
+                for name in names:
+                    _prove_gone(client, name, environment)
             except ReplicaUnavailable as error:
                 unanswered.append(error)
     if unanswered:
@@ -108,41 +121,35 @@ def request_counts(fleet: Fleet, model: str, environment: Environment) -> dict[s
 
 
 def loaded_versions(replica: Replica, model: str, environment: Environment) -> list[int]:
-    """Return the versions that are READY on one replica. Raises ReplicaUnavailable."""
+    """Return the versions of the model, or of its parts, that are READY on one replica. Raises ReplicaUnavailable."""
     with ReplicaClient(replica, environment) as client:
-        return _ready_versions(client.index(model))
+        return _ready_versions([entry for entry in client.index() if owner_of(entry.model) == model])
 
 
-def _load(replica: Replica, model: str, version: int, environment: Environment) -> None:
+def _load(replica: Replica, models: Sequence[str], version: int, environment: Environment) -> None:
     with ReplicaClient(replica, environment) as client:
-        client.load(model, environment.load_timeout_s, version=version)
-        entries = settled(client, model, environment.call_timeout_s)
-        if _ready_versions(entries) != [version]:
-            raise LoadFailed(client.name, model, version, f"it answered that it did, but {_shown(entries)}")
+        for model in models:
+            client.load(model, environment.load_timeout_s, version=version)
+            entries = settled(client, model, environment.call_timeout_s)
+            ready = _ready_versions(entries)
+            # A part has the version before beside it until the ensemble has left that; the proof allows none.
+            if ready != [version] and (model == models[-1] or version not in ready):
+                raise LoadFailed(client.name, model, version, f"it answered that it did, but {_shown(entries)}")
 
 
 def _prove_replica(
     client: ReplicaClient,
     model: str,
     version: int,
-    config: ModelConfig,
+    bundle: Bundle,
     recorded: Arrays,
     tolerances: Mapping[str, Tolerance],
     environment: Environment,
 ) -> dict[str, Any]:
+    config = bundle.own
     with client:
-        entries = settled(client, model, environment.call_timeout_s)
-        if _ready_versions(entries) != [version]:
-            raise ProofFailed(client.name, model, version, _shown(entries))
-        try:
-            served = client.config(model)
-        except ReplicaError as error:
-            raise ProofFailed(client.name, model, version, f"it does not tell its config: {error}") from None
-        found = differences(config, served)
-        if found:
-            more = f" and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
-            why = f"its config differs: {'; '.join(found[:_SHOWN_DIFFERENCES])}{more}"
-            raise ProofFailed(client.name, model, version, why)
+        for each in bundle.by_part.values():
+            _prove_config(client, each, version, environment)
         began = time.monotonic()
         worst, samples = _prove_answers(client, model, version, config, recorded, tolerances)
         return {
@@ -153,6 +160,23 @@ def _prove_replica(
             "worst_abs": worst,
             "inference_ms": round((time.monotonic() - began) * 1000, 3),
         }
+
+
+def _prove_config(client: ReplicaClient, config: ModelConfig, version: int, environment: Environment) -> None:
+    """Raise ProofFailed unless a Triton model has exactly this version, with exactly this config."""
+    model = config.name
+    entries = settled(client, model, environment.call_timeout_s)
+    if _ready_versions(entries) != [version]:
+        raise ProofFailed(client.name, model, version, _shown(entries))
+    try:
+        served = client.config(model)
+    except ReplicaError as error:
+        raise ProofFailed(client.name, model, version, f"it does not tell its config: {error}") from None
+    found = differences(config, served)
+    if found:
+        more = f" and {len(found) - _SHOWN_DIFFERENCES} more" if len(found) > _SHOWN_DIFFERENCES else ""
+        why = f"its config differs: {'; '.join(found[:_SHOWN_DIFFERENCES])}{more}"
+        raise ProofFailed(client.name, model, version, why)
 
 
 def _prove_answers(
@@ -209,7 +233,7 @@ def _prove_close(
     pair: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]],
     tolerance: Tolerance,
 ) -> float:
-    got, expected = pair[0].reshape(pair[1].shape).astype(np.float64), pair[1].astype(np.float64)
+    got, expected = as_numbers(pair[0].reshape(pair[1].shape), pair[1])
     wrong = ~np.isclose(got, expected, rtol=tolerance.rtol, atol=tolerance.atol, equal_nan=True)
     difference = np.nan_to_num(np.abs(got - expected), nan=0.0 if not wrong.any() else np.inf, posinf=np.inf)
     worst = float(difference.max(initial=0.0))
@@ -222,6 +246,13 @@ def _prove_close(
             f"allowed {tolerance}",
         )
     return worst
+
+
+def as_numbers(got: np.ndarray[Any, Any], expected: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+    """Return both as float64; of texts 1 where one is another than was expected, against 0."""
+    if expected.dtype.kind == "U":
+        return (got != expected).astype(np.float64), np.zeros(expected.shape)
+    return got.astype(np.float64), expected.astype(np.float64)
 
 
 def _prove_gone(client: ReplicaClient, model: str, environment: Environment) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from model_release.environment import Environment, Replica
 from model_release.errors import ProofFailed, ReplicaUnavailable, ServedParityFailed
 from model_release.spec import Tolerance
-from model_release.triton.fleet import INPUT, OUTPUT
+from model_release.triton.bundle import Bundle, bundle_of
+from model_release.triton.fleet import INPUT, OUTPUT, as_numbers
 from model_release.triton.replica import Arrays, QueueRefused, ReplicaClient, ReplicaError
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Served:
 def prove_served(
     replica: Replica,
     version: int,
-    config: ModelConfig,
+    config: ModelConfig | Bundle,
     recorded: Arrays,
     tolerances: Mapping[str, Tolerance],
     environment: Environment,
@@ -81,15 +82,17 @@ def prove_served(
     batching is asked one by one alone. Raises ServedParityFailed for a wrong answer, an error, or a server that is
     gone.
     """
-    began = time.monotonic()
+    began, bundle = time.monotonic(), bundle_of(config)
     with ReplicaClient(replica, environment) as client:
-        proof = _Proof(client, version, config, recorded, tolerances, began + BUDGET_S)
+        proof = _Proof(client, version, bundle, recorded, tolerances, began + BUDGET_S)
         try:
             alone_s = proof.ask_alone()
-            proof.served.reason = _no_batching(config) or proof.ask_together(alone_s, environment.call_timeout_s)
+            proof.served.reason = _no_batching(bundle.batched) or proof.ask_together(
+                alone_s, environment.call_timeout_s
+            )
         except ReplicaUnavailable as error:
             why = f"it answered before, and did not after {proof.served.requests} requests: {error}"
-            raise ServedParityFailed(client.name, config.name, version, why) from None
+            raise ServedParityFailed(client.name, bundle.own.name, version, why) from None
     proof.served.seconds = time.monotonic() - began
     return proof.served
 
@@ -110,12 +113,13 @@ class _Proof:
         self,
         client: ReplicaClient,
         version: int,
-        config: ModelConfig,
+        bundle: Bundle,
         recorded: Arrays,
         tolerances: Mapping[str, Tolerance],
         until: float,
     ) -> None:
-        self._client, self._version, self._config = client, version, config
+        config = bundle.own
+        self._client, self._version, self._config, self._batched = client, version, config, bundle.batched
         self._inputs = {entry.name: recorded[INPUT + entry.name] for entry in config.input}
         self._expected = {entry.name: recorded[OUTPUT + entry.name] for entry in config.output}
         self._tolerances, self._until = tolerances, until
@@ -141,7 +145,7 @@ class _Proof:
 
     def ask_together(self, alone_s: float, timeout_s: float) -> str:
         """Send bursts of requests, more at once until batches form; returns why none did, or an empty string."""
-        queue = self._config.dynamic_batching.default_queue_policy.max_queue_size or _LEVELS[-1]
+        queue = self._batched.dynamic_batching.default_queue_policy.max_queue_size or _LEVELS[-1]
         for place, level in enumerate(_LEVELS):
             before, sent = self._executed(), (self.served.requests, self.served.samples)
             for burst in range(_BURSTS):
@@ -207,7 +211,7 @@ class _Proof:
 
     def _off(self, output: str, got: Any, expected: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """Return how far each number is off, and how far it may be; what is no number has to be the same."""
-        ours, theirs = expected.astype(np.float64), got.astype(np.float64)
+        theirs, ours = as_numbers(got, expected)
         tolerance = self._tolerances[output]
         same = (ours == theirs) | (np.isnan(ours) & np.isnan(theirs))
         differs = np.where(same, 0.0, np.nan_to_num(np.abs(theirs - ours), nan=np.inf, posinf=np.inf))
@@ -243,7 +247,7 @@ class _Proof:
         return sum(alone(sample) for sample in range(self._count))
 
     def _executed(self) -> dict[int, int]:
-        found = [each for each in self._client.statistics(self._config.name) if each.version == self._version]
+        found = [each for each in self._client.statistics(self._batched.name) if each.version == self._version]
         return dict(found[0].batch_sizes) if found else {}
 
     def _formed(self, before: dict[int, int], samples: int) -> dict[int, int] | None:

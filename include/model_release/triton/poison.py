@@ -27,14 +27,18 @@ def poison_of(replica: Replica, model: str, environment: Environment, version: i
     """
     with ReplicaClient(replica, environment) as client:
         try:
-            entries = settled(client, model, environment.call_timeout_s)
+            entries = [
+                entry
+                for name in client.triton_models(model)
+                for entry in settled(client, name, environment.call_timeout_s)
+            ]
         except ReplicaUnavailable:
             return None
     for entry in entries:
         if entry.version is None or entry.state == "READY" or version not in {None, entry.version}:
             continue
         if entry.state != "UNAVAILABLE":
-            return f"{model} version {entry.version} stays {entry.state}"
+            return f"{entry.model} version {entry.version} stays {entry.state}"
         if entry.reason not in {"", "unloaded"}:
-            return f"{model} version {entry.version} failed to load: {entry.reason[:_SAID_MOST]}"
+            return f"{entry.model} version {entry.version} failed to load: {entry.reason[:_SAID_MOST]}"
     return None

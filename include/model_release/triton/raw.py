@@ -31,7 +31,7 @@ _REFUSED = {
     "batch_output": "the proof on each replica compares the spec's outputs as they are",
     "dynamic_batching": "use serving.dynamic_batching and serving.queue",
     "sequence_batching": f"{_SERVES_STREAMS}, so a sequence would lose its state",
-    "ensemble_scheduling": "an ensemble's parts would have to be released with it",
+    "ensemble_scheduling": "use serving.ensemble, whose parts are released with it",
     "default_model_filename": "the pipeline names the version's files",
     "cc_model_filenames": "the pipeline names the version's files",
     "model_warmup": "use serving.warmup, which sends recorded samples",

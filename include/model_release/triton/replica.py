@@ -19,6 +19,7 @@ import numpy as np
 
 from model_release.environment import Environment, Replica
 from model_release.errors import ControlRefused, LoadFailed, ProofFailed, ReplicaUnavailable
+from model_release.spec import owner_of
 
 if TYPE_CHECKING:
     from tritonclient.grpc import InferenceServerClient
@@ -52,6 +53,7 @@ _TRITON_DTYPES = {
     "float32": "FP32",
     "float64": "FP64",
 }
+_BYTES = "BYTES"
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,17 @@ class ReplicaClient:
             for entry in answer.models
             if model in {None, entry.name}
         ]
+
+    def triton_models(self, model: str) -> list[str]:
+        """
+        Return the Triton models of a model that the replica may have: the model itself, then the parts of an ensemble.
+
+        Those in its repository, and those that are loaded though they left it. Raises ReplicaUnavailable.
+        """
+        with self._any_error_means_unavailable():
+            loaded = self._call(lambda client, **to: client.get_inference_statistics(**to)).model_stats
+        names = {entry.name for entry in loaded} | {entry.model for entry in self.index()}
+        return [model, *sorted(name for name in names if name != model and owner_of(name) == model)]
 
     def ready(self, model: str, version: int | None = None) -> bool:
         """Return whether the model (that version of it) is READY. Raises ReplicaUnavailable."""
@@ -261,14 +274,22 @@ def _tensors(inputs: Arrays, *, batching: bool) -> list[Any]:
     tensors = []
     for name, given in inputs.items():
         array = given.reshape(-1, 1) if given.ndim == 1 and batching else given
-        tensor = InferInput(name, list(array.shape), _TRITON_DTYPES[array.dtype.name])
-        tensor.set_data_from_numpy(np.ascontiguousarray(array))
+        text = array.dtype.kind == "U"
+        tensor = InferInput(name, list(array.shape), _BYTES if text else _TRITON_DTYPES[array.dtype.name])
+        tensor.set_data_from_numpy(array.astype(object) if text else np.ascontiguousarray(array))
         tensors.append(tensor)
     return tensors
 
 
 def _arrays(answer: Any) -> Arrays:
-    return {output.name: answer.as_numpy(output.name) for output in answer.get_response().outputs}
+    return {output.name: _as_text(answer.as_numpy(output.name)) for output in answer.get_response().outputs}
+
+
+def _as_text(array: np.ndarray[Any, Any] | None) -> Any:
+    """Return text for Triton's bytes, numpy's `U` for its objects; any other array as it is."""
+    if array is None or array.dtype != object:
+        return array
+    return np.array([value.decode(errors="replace") for value in array.ravel()], "U").reshape(array.shape)
 
 
 def key_header(environment: Environment) -> dict[str, str]:

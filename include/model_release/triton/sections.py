@@ -23,8 +23,9 @@ _TRITON_TYPES = {
     "float16": "TYPE_FP16",
     "float32": "TYPE_FP32",
     "float64": "TYPE_FP64",
+    "string": "TYPE_STRING",
 }
-_KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
+KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
 _ACTIONS = {"reject": "REJECT", "delay": "DELAY"}
 
 
@@ -50,7 +51,7 @@ def instances(entry: Any, group: InstanceGroup, count: int) -> None:
     """Fill a ModelInstanceGroup; `count` is the tuning's."""
     from tritonclient.grpc import model_config_pb2 as pb
 
-    entry.kind = pb.ModelInstanceGroup.Kind.Value(_KINDS[group.kind])
+    entry.kind = pb.ModelInstanceGroup.Kind.Value(KINDS[group.kind])
     entry.count = count
     entry.gpus.extend(group.gpus)
     if group.rate_limiter is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from model_release.errors import BadModelConfig
@@ -49,11 +50,17 @@ def parse(text: str) -> ModelConfig:
 
 def disabled(config: ModelConfig) -> ModelConfig:
     """Return the config that serves no version: a newborn replica skips the model."""
+    return naming(config, [])
+
+
+def naming(config: ModelConfig, versions: Sequence[int]) -> ModelConfig:
+    """Return the config that serves other versions."""
     from tritonclient.grpc import model_config_pb2 as pb
 
-    off = pb.ModelConfig()
-    off.CopyFrom(config)
-    off.version_policy.specific.ClearField("versions")
-    off.version_policy.specific.SetInParent()
-    off.parameters[RELEASE_DIGEST].string_value = release_digest(off)
-    return off
+    other = pb.ModelConfig()
+    other.CopyFrom(config)
+    other.version_policy.specific.ClearField("versions")
+    other.version_policy.specific.SetInParent()
+    other.version_policy.specific.versions.extend(versions)
+    other.parameters[RELEASE_DIGEST].string_value = release_digest(other)
+    return other
