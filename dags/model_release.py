@@ -18,6 +18,7 @@ from airflow.sdk import DAG, Label, TaskGroup, TriggerRule
 from model_release.spec import ModelSpec
 from model_release_airflow.approve import ApproveRelease
 from model_release_airflow.configs import read_configs
+from model_release_airflow.lineage import Publish
 from model_release_airflow.schedules import params_of, schedule_of
 from model_release_airflow.steps import (
     APPROVE,
@@ -59,7 +60,7 @@ def release_dag(spec: ModelSpec) -> DAG:
 
         export = ReleaseStep(spec=spec, step="export", **SAFE)
         validate = ReleaseStep(spec=spec, step="validate", **SAFE)
-        publish = ReleaseStep(spec=spec, step="publish", **SAFE)
+        publish = Publish(spec=spec, step="publish", **SAFE)
         benchmark = ReleaseStep(
             spec=spec,
             step="benchmark",
