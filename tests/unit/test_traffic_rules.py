@@ -12,10 +12,11 @@ from model_release.errors import RouterLacks, RouteTakenOver
 from model_release.gates.judge import Verdict
 from model_release.gates.looks import Arm, Look, difference
 from model_release.ledger.state import Placement, State, WeightRecord, Weights
+from model_release.report.timeline import sentence
 from model_release.spec import Canary, Shadow
 from model_release.steps import ease_back as easing
 from model_release.steps import shadow, withdraw
-from model_release.steps.ease_back import Ready, ease_back
+from model_release.steps.ease_back import ease_back
 from model_release.steps.refusals import refuse_router
 from model_release.steps.route import route_of, try_timeout_s
 from model_release.traffic.memory import MemoryRouter
@@ -28,8 +29,12 @@ ENVIRONMENT = Environment.model_validate(
         "s3": {"bucket": "models"},
         "pairs": {
             "default": {
-                fleet: {"replicas": [{"name": fleet, "http": "h:1", "grpc": "h:2", "metrics": "h:3"}]}
-                for fleet in ("blue", "green", "bench")
+                fleet: {
+                    "replicas": [
+                        {"name": f"{fleet}-{i}", "http": "h:1", "grpc": "h:2", "metrics": "h:3"} for i in range(count)
+                    ]
+                }
+                for fleet, count in (("blue", 4), ("green", 4), ("bench", 1))
             }
         },
         "router": {"directory": "/nowhere", "admin": ["h:4"], "http": "h:5"},
@@ -221,61 +226,83 @@ def test_a_canary_that_is_not_back_within_its_bake_is_rolled_back_whatever_the_c
     assert (decided["action"] == "rollback") is gone
 
 
+def test_a_persons_timeline_tells_of_the_shadow_the_lost_weight_and_the_way_back() -> None:
+    told = [
+        {"what": "planned", "fleet": "green", "stages": [0, 10, 100]},
+        {"what": "shifted", "stage": 0, "mirrored": {"green": 20}},
+        {"what": "judged", "stage": 0, "verdict": "advance", "action": "advance"},
+        {"what": "withdrawn", "stage": 10, "reason": "green-0 is gone"},
+        {"what": "returned", "stage": 10, "reason": "each is proved again"},
+        {"what": "rolled_back", "rolled_back": 7, "by": "guard", "reason": "bad", "weight_0_after_s": 0.8},
+    ]
+    assert [sentence(event).rstrip(". ") for event in told] == [
+        "planned: fleet green, stages shadow, 10 %, 100 %",
+        "shadow: 20 % of the requests mirrored to the canary",
+        "shadow judged advance, so: advance",
+        "the canary has no weight: green-0 is gone",
+        "the canary has its 10 % again: each is proved again",
+        "version 7 taken back by guard, no request reached it 0.8 s later: bad",
+    ]
+
+
 # --- the way back --------------------------------------------------------------------------------
 
 
-def way_back(weight: int, *seen: Ready) -> list[int]:
+Seen = tuple[int, int]
+"""How many of stable's four replicas are ready, and how many of the canary's."""
+
+
+def way_back(weight: int, *seen: Seen, sleep: Any = lambda _: None) -> list[int]:
     """Return the shares of stable on the way back from a canary with some weight, as its replicas are seen."""
-    router, looks = MemoryRouter(), list(seen)
+    router, looks = MemoryRouter(), [dict(zip(("blue", "green"), each, strict=True)) for each in seen]
     router.set(route("digits_classifier", 3, weight))
     back = route("digits_classifier", 4, 0, canary=None, versions={"blue": OLD, "green": None})
 
-    def ready(_: Route) -> Ready:
-        return looks.pop(0) if len(looks) > 1 else looks[0]
+    def slept(seconds: float) -> None:
+        sleep(router)
+        assert seconds == easing.STEP_S
+        if len(looks) > 1:
+            looks.pop(0)
 
-    return ease_back(router, ENVIRONMENT, back, ready=ready, sleep=lambda _: None)
+    return ease_back(router, ENVIRONMENT, back, ready=lambda _, fleet: looks[0][fleet], sleep=slept)
 
 
 def test_all_goes_back_at_once_to_a_fleet_that_is_as_large_as_it_was() -> None:
-    assert way_back(100, Ready(stable=4, of=4, canary=4)) == []
+    assert way_back(100, (4, 4)) == []
 
 
 def test_all_goes_back_at_once_from_a_canary_that_is_gone() -> None:
-    assert way_back(100, Ready(stable=1, of=4, canary=0)) == []
+    assert way_back(100, (1, 0)) == []
 
 
 def test_a_smaller_fleet_is_given_what_it_can_carry_and_then_more_step_by_step() -> None:
-    assert way_back(100, Ready(stable=2, of=4, canary=4)) == [50, 60, 70, 80, 90, 100]
-    assert way_back(10, Ready(stable=2, of=4, canary=4)) == [90, 100]
+    assert way_back(100, (2, 4)) == [50, 60, 70, 80, 90, 100]
+    assert way_back(10, (2, 4)) == [90, 100]
 
 
 def test_the_steps_end_when_the_replicas_are_back_or_the_canary_dies() -> None:
-    short = Ready(stable=1, of=4, canary=4)
-    assert way_back(100, short, short, Ready(stable=4, of=4, canary=4)) == [25, 35]
-    assert way_back(100, short, Ready(stable=1, of=4, canary=0)) == [25]
-    assert way_back(100, short, Ready(stable=3, of=4, canary=4)) == [25, 75, 85, 95, 100]
+    assert way_back(100, (1, 4), (1, 4), (4, 4)) == [25, 35]
+    assert way_back(100, (1, 4), (1, 0)) == [25]
+    assert way_back(100, (1, 4), (3, 4)) == [25, 75, 85, 95, 100]
 
 
 def test_the_way_back_has_an_end_though_no_replica_is_seen_ready() -> None:
-    steps = way_back(100, Ready(stable=0, of=4, canary=4))
+    steps = way_back(100, (0, 4))
     assert steps == [0, 10, 20, 30, 40, 50, 60, 70, 80]
     assert len(steps) * easing.STEP_S == easing.LONGEST_S
 
 
 def test_each_step_carries_the_new_epoch_so_that_an_older_writer_is_refused() -> None:
-    router = MemoryRouter()
-    router.set(route("digits_classifier", 3, 100))
+    refused = []
 
-    def older_writer(_: float) -> None:
+    def older_writer(router: MemoryRouter) -> None:
         with pytest.raises(RouteTakenOver):
             router.set(route("digits_classifier", 3, 100))
+        refused.append(True)
 
-    back = route("digits_classifier", 4, 0, canary=None, versions={"blue": OLD, "green": None})
-    ready = Ready(stable=1, of=2, canary=2)
-    assert ease_back(router, ENVIRONMENT, back, ready=lambda _: ready, sleep=older_writer)
+    assert len(way_back(100, (2, 4), sleep=older_writer)) == len(refused) == 6
 
 
 def test_nothing_is_eased_where_there_is_no_canary() -> None:
-    router = MemoryRouter()
     back = route("digits_classifier", 4, 0, canary=None, versions={"blue": OLD, "green": None})
-    assert ease_back(router, ENVIRONMENT, back, ready=lambda _: Ready(0, 4, 4)) == []
+    assert ease_back(MemoryRouter(), ENVIRONMENT, back, ready=lambda *_: 0) == []

@@ -43,12 +43,15 @@ def _deployed(event: Event) -> str:
 
 
 def _judged(event: Event) -> str:
-    return f"{event['stage']} % judged {event['verdict']}, so: {event['action']}. {event.get('reason', '')}"
+    return f"{_stage(event['stage'])} judged {event['verdict']}, so: {event['action']}. {event.get('reason', '')}"
 
 
 def _rolled_back(event: Event) -> str:
     rejected = ", and rejected" if event.get("rejected") else ""
-    return f"version {event.get('rolled_back')} taken back by {event.get('by')}{rejected}: {event.get('reason', '')}"
+    quiet = event.get("weight_0_after_s")
+    took = f", no request reached it {figure(quiet)} s later" if quiet is not None else ""
+    said = event.get("reason", "")
+    return f"version {event.get('rolled_back')} taken back by {event.get('by')}{took}{rejected}: {said}"
 
 
 def _decided(event: Event) -> str:
@@ -67,8 +70,18 @@ def _finished(event: Event) -> str:
     return f"finished, not as was asked: {event.get('reason', '')}"
 
 
+def _shifted(event: Event) -> str:
+    if event["stage"]:
+        return f"{event['stage']} % of the traffic to the canary"
+    return f"shadow: {_listed(list((event.get('mirrored') or {}).values()))} of the requests mirrored to the canary"
+
+
 def _listed(stages: list[int]) -> str:
-    return ", ".join(f"{stage} %" for stage in stages)
+    return ", ".join(_stage(stage) for stage in stages)
+
+
+def _stage(stage: int) -> str:
+    return f"{stage} %" if stage else "shadow"
 
 
 _SENTENCES = {
@@ -78,7 +91,9 @@ _SENTENCES = {
     "published": lambda event: f"sealed in the archive ({len(event.get('files') or [])} files)",
     "benchmarked": _benchmarked,
     "deployed": _deployed,
-    "shifted": lambda event: f"{event['stage']} % of the traffic to the canary",
+    "shifted": _shifted,
+    "withdrawn": lambda event: f"the canary has no weight: {event.get('reason', '')}",
+    "returned": lambda event: f"the canary has its {event['stage']} % again: {event.get('reason', '')}",
     "held": lambda event: f"{event['stage']} % held for a person until {event['until']}: {event.get('reason', '')}",
     "judged": _judged,
     "approval asked": lambda event: f"waits for an approval {_words(event['point'])}, until {event['until']}",

@@ -14,7 +14,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from model_release.environment import Environment, Replica
 from model_release.errors import ControlRefused, ReplicaUnavailable
@@ -29,13 +29,8 @@ _ASK_TIMEOUT_S = 1.0
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class Ready:
-    """How many replicas of both fleets are ready for their versions, and how many stable's fleet has."""
-
-    stable: int
-    of: int
-    canary: int
+Ready = Callable[[Route, str], int]
+"""Says how many replicas of a fleet are ready for the version that a route has there."""
 
 
 def ease_back(
@@ -43,7 +38,7 @@ def ease_back(
     environment: Environment,
     back: Route,
     *,
-    ready: Callable[[Route], Ready] | None = None,
+    ready: Ready | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[int]:
     """
@@ -55,55 +50,35 @@ def ease_back(
     steps: list[int] = []
     if shown is None or shown.stable is None or shown.canary is None or shown.stable != back.stable:
         return steps
-    share = shown.weights[shown.stable]
-    ask = ready or (lambda route: ready_replicas(route, environment))
+    share, of = shown.weights[shown.stable], len(environment.pair(shown.pair).fleet(shown.stable).replicas)
+    count = ready or (lambda route, fleet: ready_replicas(route, fleet, environment))
     for turn in range(int(LONGEST_S / STEP_S)):
         if share >= 100:
             break
-        seen = ask(shown)
-        if seen.stable >= seen.of or not seen.canary:
+        stable = count(shown, shown.stable)
+        if stable >= of or not count(shown, shown.canary):
             break
         grown = share + STEP_PERCENT if turn else share
-        share = min(100, max(grown, 100 * seen.stable // seen.of))
+        share = min(100, max(grown, 100 * stable // of))
         weights = {shown.stable: share, shown.canary: 100 - share}
         router.set(replace(shown, epoch=back.epoch, weights=weights, mirrored={}))
         steps.append(share)
-        log.warning(
-            "%d of %d replicas of stable are ready for %s: it has %d %% for now",
-            seen.stable,
-            seen.of,
-            back.model,
-            share,
-        )
+        log.warning("%d of %d replicas of stable are ready for %s: it has %d %% for now", stable, of, back.model, share)
         sleep(STEP_S)
     return steps
 
 
-def ready_replicas(route: Route, environment: Environment) -> Ready:
-    """Ask every replica of both fleets, side by side and for a second at most, whether it is ready for its version."""
-    pair = environment.pair(route.pair)
+def ready_replicas(route: Route, fleet: str, environment: Environment) -> int:
+    """Ask every replica of a fleet, side by side and for a second at most, whether it is ready for its version."""
+    replicas = environment.pair(route.pair).fleet(fleet).replicas
     hasty = environment.model_copy(update={"call_timeout_s": _ASK_TIMEOUT_S})
 
-    def is_ready(fleet: str, replica: Replica) -> bool:
+    def is_ready(replica: Replica) -> bool:
         try:
             with ReplicaClient(replica, hasty) as client:
                 return client.ready(route.model, route.versions[fleet])
         except (ReplicaUnavailable, ControlRefused):
             return False
 
-    asked = [
-        (fleet, replica)
-        for fleet in (route.stable, route.canary)
-        if fleet is not None
-        for replica in pair.fleet(fleet).replicas
-    ]
-    with ThreadPoolExecutor(max(1, len(asked)), thread_name_prefix="ready") as pool:
-        answers = list(pool.map(lambda each: is_ready(*each), asked))
-    count = {fleet: 0 for fleet, _ in asked}
-    for (fleet, _), answer in zip(asked, answers, strict=True):
-        count[fleet] += answer
-    return Ready(
-        stable=count.get(str(route.stable), 0),
-        of=len(pair.fleet(str(route.stable)).replicas),
-        canary=count.get(str(route.canary), 0),
-    )
+    with ThreadPoolExecutor(len(replicas), thread_name_prefix="ready") as pool:
+        return sum(pool.map(is_ready, replicas))

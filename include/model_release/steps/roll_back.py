@@ -6,6 +6,7 @@ A replica that the version's load has left unwell is recycled as it is removed.
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -55,18 +56,23 @@ def verdict_against(running: Running | None) -> str | None:
 
 
 def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
-    """Take the canary out of the traffic and off its fleet, whichever release it belongs to."""
+    """
+    Take the canary out of the traffic and off its fleet, whichever release it belongs to.
+
+    `weight_0_after_s` is how long it took until weight 0 was confirmed at the receivers.
+    """
     state = step.claim.check()
     if state.canary is None:
         step.event("nothing to roll back", reason=reason)
         return {"rolled_back": False, "reason": reason, "problems": []}
-    canary = state.canary
+    canary, began = state.canary, time.monotonic()
     apply_route(step, route_of(state.model_copy(update={"canary": None}), step, canary_percent=0), easing=True)
     problems: list[str] = []
     try:
         await_no_requests(step, canary.fleet)
     except ReplicaUnavailable as error:
         problems.append(str(error))
+    weight_0_after_s = round(time.monotonic() - began, 3)
     problems += remove(step, canary.fleet)
     rejection = Rejection(version=canary.version, reason=reason, at=step.store.now(), run_id=step.release.run_id)
 
@@ -78,8 +84,9 @@ def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
         return now.model_copy(update={"canary": None, "rejected": rejected, "release": running})
 
     step.claim.change(without_canary)
-    step.event("rolled_back", rolled_back=canary.version, reason=reason, rejected=rejects, problems=problems)
-    return {"rolled_back": True, "version": canary.version, "reason": reason, "rejected": rejects, "problems": problems}
+    told = {"reason": reason, "rejected": rejects, "problems": problems, "weight_0_after_s": weight_0_after_s}
+    step.event("rolled_back", rolled_back=canary.version, **told)
+    return {"rolled_back": True, "version": canary.version, **told}
 
 
 def route_back(model: str, environment: Environment, version: int | None = None) -> Route | None:
