@@ -33,7 +33,9 @@ from tests.unit.served_toys import ENVIRONMENT
 FIRST_PORT = 29000
 LOAD_TIMEOUT_S = 20
 CACHES = VENV / "lib/python3.11/site-packages/pytriton/tritonserver/caches"
-EXAMPLES, _ = load_specs(ROOT / "include" / "model_configs")
+ALL, _ = load_specs(ROOT / "include" / "model_configs")
+#: An ensemble's configs come back in test_ensemble.py, where its parts lie beside it.
+EXAMPLES = {name: spec for name, spec in ALL.items() if spec.serving.ensemble is None}
 FLAGS = [
     "--rate-limit=execution_count",
     "--rate-limit-resource=cores:2",

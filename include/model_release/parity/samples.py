@@ -137,7 +137,7 @@ def _levels(spec: ModelSpec, axes: Mapping[str, int]) -> list[tuple[str, Arrays]
 def _level(name: str, tensor: Input, shape: tuple[int, ...]) -> Array:
     """Return one sample of an input at a level, cut to its range."""
     if tensor.dtype == TEXT:
-        return np.full(shape, texts.edge(name), "U")
+        return np.full(shape, np.array(texts.edge(name)))
     if is_mask(tensor):
         return np.ones(shape, tensor.dtype)
     dtype, (low, high) = np.dtype(tensor.dtype), bounds_of(tensor)

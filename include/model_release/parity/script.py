@@ -90,9 +90,9 @@ class Script:
             yield
         finally:
             sys.path[:], sys.dont_write_bytecode = path, writes
-            inside = {name: module for name, module in sys.modules.items() if _lies_in(module, self._folder)}
-            self._modules.update(inside)
-            for name in [*inside, UTILS]:
+            new = {name: module for name, module in sys.modules.items() if before.get(name) is not module}
+            self._modules |= {name: module for name, module in new.items() if _lies_in(module, self._folder)}
+            for name in [*self._modules, UTILS]:
                 sys.modules.pop(name, None)
                 if name in before:
                     sys.modules[name] = before[name]
