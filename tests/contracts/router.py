@@ -86,3 +86,9 @@ class RouterContract:
         router.set(asked)
         router.confirm(asked, timeout_s=5)
         assert router.read("digits_classifier") == asked
+
+    def test_counters_by_router_add_up_and_replicas_are_told_by_fleet(self, router: Router) -> None:
+        router.set(route("digits_classifier"))
+        for arms in router.counters_by_router("digits_classifier", "default").values():
+            assert set(arms) == {"blue", "green"}
+        assert set(router.counters_by_replica("digits_classifier", "default")) == {"blue", "green"}

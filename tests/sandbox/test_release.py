@@ -28,17 +28,24 @@ from model_release.errors import (
     VersionRejected,
 )
 from model_release.export import write as export_write
+from model_release.gates.looks import Look
 from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
+from model_release.ledger.looks import Looks
 from model_release.repository.archive import Archive
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
+from model_release.spec import AccuracyGate, DisagreementGate
 from model_release.steps import abort, benchmark, deploy, export, plan, promote, publish, roll_back, shift, validate
 from model_release.traffic import connect
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, environment_file
 
+ANSWERS = [
+    AccuracyGate(name="right", kind="accuracy", dry_run=True),
+    DisagreementGate(name="same", kind="disagreement", dry_run=True),
+]
 STAGES = ["shift 10", "watch 10", "shift 50", "watch 50", "shift 100", "watch 100"]
 
 
@@ -47,6 +54,23 @@ def deployed(model: Model, release: Release) -> None:
     plan.run(release, model.environment, model.spec)
     for step in (export, validate, publish, benchmark, deploy):
         step.run(release, model.environment)
+
+
+def both_fleets_answered(model: Model) -> None:
+    """The canary and stable answered the same samples, each once; stable was looked at before the first shift."""
+    store = ObjectStore(model.environment.s3)
+    looks = Looks(store, model.name, SECOND, model.build(SECOND).holder)
+    before = [Look.from_dict(line) for line in looks.read_before()]
+    assert sum(look.stable.requests for look in before) > 0
+    assert {look.canary.requests for look in before} == {0}
+    last, _ = looks.read(100)
+    assert last is not None
+    assert last.verdict is not None
+    right, same = (gate for gate in last.verdict["gates"] if gate["name"] in ("right", "same"))
+    golden = len(digits_data.split().golden.label)
+    assert 32 <= right["n"] <= golden
+    assert same["n"] >= 16
+    assert right["difference"]["interval"][0] <= right["difference"]["estimate"]
 
 
 def test_a_second_version_takes_over_in_stages_and_goes_back_without_a_client_error(model: Model) -> None:
@@ -69,8 +93,11 @@ def test_a_second_version_takes_over_in_stages_and_goes_back_without_a_client_er
         assert parity["told_apart"] == parity["recorded"] == 32
         assert 0 < parity["worst_of_tolerance"] < 1
 
+    gates = [*model.spec.canary.gates, *ANSWERS]
+    model.spec = model.spec.model_copy(update={"canary": model.spec.canary.model_copy(update={"gates": gates})})
     with Clients(model) as clients:
         model.release(model.build(SECOND))
+        both_fleets_answered(model)
         assert [step for step in model.steps() if "shift" in step or "watch" in step] == STAGES
         state = model.state
         assert (state.stable and state.stable.version, state.standby and state.standby.version) == (SECOND, FIRST)

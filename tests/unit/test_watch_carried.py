@@ -56,7 +56,10 @@ def ledger(count: int, **changes: Any) -> dict[int, StageLooks]:
 
 
 def step(kept: dict[int, StageLooks]) -> Any:
-    return SimpleNamespace(looks=SimpleNamespace(read=lambda stage: (kept.get(stage), "etag")))
+    looks = SimpleNamespace(read=lambda stage: (kept.get(stage), "etag"), read_before=list)
+    s3 = SimpleNamespace(bucket="models", prefix="")
+    release = SimpleNamespace(version=3, holder="run-1")
+    return SimpleNamespace(looks=looks, environment=SimpleNamespace(s3=s3), model="digits", release=release)
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -67,7 +70,7 @@ def test_a_watch_and_a_stream_of_the_same_looks_agree(stage: int) -> None:
     online = list(judged(CANARY, [look(at, number) for at in range(place + 1) for number in range(6)]))
 
     last = Look.from_dict(own.looks[-1])
-    judge = _replayed(RUNNING, CANARY, own.model_copy(update={"looks": own.looks[:-1]}))
+    judge = _replayed(RUNNING, CANARY, own.model_copy(update={"looks": own.looks[:-1]}), [])
     assert judge.take(last).gates == online[-1].gates
 
 

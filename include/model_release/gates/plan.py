@@ -28,7 +28,7 @@ _LOOKS = 10
 _RUNS = 80
 _LIKELY = 0.8
 _DOUBLED = 2.0
-_CONTROL = 0.05
+_WHOLE = 100
 _LONGER = (1.5, 2, 3, 5, 10, 20)
 
 # What is usual where nobody has counted: stable's share of bad events by kind, and of samples answered otherwise.
@@ -89,7 +89,7 @@ def plan_stage(
 ) -> StagePlan:
     """Return what a stage needs at the present rate; `control`: at 100 % a share is mirrored to the old fleet."""
     known = present or Present()
-    against = _against(stage, first_release=first_release, control=control)
+    against = _against(stage, first_release=first_release, control=canary.control_percent / 100 if control else 0.0)
     requests = _needed(canary, known, against)
     detect = _detects(canary, known, against)
     rate = known.requests_per_s * stage / 100 if known.requests_per_s is not None else None
@@ -113,14 +113,14 @@ def needed_requests(canary: Canary, stage: int, *, first_release: bool = False) 
     one standard deviation against it. At least min_requests; 10 million when no number would do.
     """
     shares = {gate.name: 0.0 for gate in canary.gates if isinstance(gate, ErrorRateGate)}
-    return _needed(canary, Present(shares=shares), _against(stage, first_release=first_release, control=False))
+    return _needed(canary, Present(shares=shares), _against(stage, first_release=first_release, control=0.0))
 
 
-def _against(stage: int, *, first_release: bool, control: bool) -> float | None:
+def _against(stage: int, *, first_release: bool, control: float) -> float | None:
     """Return how many requests stable has for each of the canary's; None: it is held against the objectives."""
-    if first_release or (stage == 100 and not control):
+    if first_release or (stage == _WHOLE and not control):
         return None
-    return _CONTROL if stage == 100 else (100 - stage) / stage
+    return control if stage == _WHOLE else (100 - stage) / stage
 
 
 def _deciding(canary: Canary) -> list[Gate]:

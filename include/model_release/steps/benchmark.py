@@ -23,6 +23,7 @@ from model_release.repository.manifest import Manifest
 from model_release.repository.serving import CONFIG, folder_of_part
 from model_release.spec import ModelSpec
 from model_release.steps import bystanders, golden
+from model_release.steps.before import watching_stable
 from model_release.steps.context import Step, begin
 from model_release.steps.recycle import remove
 from model_release.steps.serve import load, put_on, recorded_samples, sealed_bundle, spec_of
@@ -51,7 +52,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     Raises BenchBusy, BenchLost, LoadFailed, ProofFailed, BenchDied, ServedParityFailed, AccuracyTooLow,
     AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet, and what `put_on` raises for a signature.
     """
-    with begin(release, environment, "benchmark") as step:
+    with begin(release, environment, "benchmark") as step, watching_stable(step):
         sealed = step.archive.sealed(release.version, "tuned")
         if sealed is not None:
             return {"already_sealed": True, **sealed.summary}

@@ -10,6 +10,7 @@ from model_release.identity import Release
 from model_release.ledger.state import Placement, State
 from model_release.steps import bystanders
 from model_release.steps.approve import require_approval
+from model_release.steps.before import watching_stable
 from model_release.steps.context import begin
 from model_release.steps.policy import await_turn
 from model_release.steps.route import apply_route, route_of
@@ -23,7 +24,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     Raises NotApproved, CanaryQueued, VersionNotFound, SignatureMissing, SignatureInvalid, BytesDiffer, LoadFailed,
     ProofFailed, ReplicaUnavailable; no weight was moved then.
     """
-    with begin(release, environment, "deploy") as step:
+    with begin(release, environment, "deploy") as step, watching_stable(step):
         require_approval(step.running, "before_canary")
         await_turn(step)
         fleet = step.running.fleet

@@ -48,6 +48,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         _refuse_checkpoint(release, spec)
         require_pin(spec.source, release.checkpoint or spec.source.checkpoint)
         bundle = build_bundle(spec, release.version)  # what Triton would refuse is refused here
+    _refuse_without_metrics(environment, spec)
     router = connect(environment)
     refuse_router(router, environment.router.kind, release.model, spec)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
@@ -127,6 +128,14 @@ def _refuse_before_it_preempts(release: Release, environment: Environment, spec:
     """A restore that cannot be shall not stop the release that runs."""
     store = ObjectStore(environment.s3)
     refuse(Seen(spec, environment, store), release, spec, StateFile(store, release.model).read())
+
+
+def _refuse_without_metrics(environment: Environment, spec: ModelSpec) -> None:
+    """A gate that nobody can read would hold every release until its deadline."""
+    own = [gate.name for gate in spec.canary.gates if gate.kind == "proportion"]
+    if own and environment.metrics is None:
+        problem = f"the gates {own} read counters by PromQL, and the environment has no `metrics` to read them from"
+        raise BadModelConfig(spec.name, [problem])
 
 
 def _refuse(step: Step, spec: ModelSpec, state: State) -> None:

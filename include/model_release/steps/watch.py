@@ -10,24 +10,25 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
 from model_release.environment import Environment
 from model_release.errors import MetricsUnavailable, NoAdvanceVerdict, RouterUnavailable
 from model_release.gates.judge import Judge, Verdict
-from model_release.gates.looks import Look, difference
+from model_release.gates.looks import Look
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running, State
 from model_release.spec import Canary
 from model_release.steps import notify, shadow
+from model_release.steps.before import learned
 from model_release.steps.bystanders import look_at_bystanders
 from model_release.steps.context import Step, begin
 from model_release.steps.convergence import held_by, look_at_replicas
+from model_release.steps.reading import read
 from model_release.steps.withdraw import WITHDRAWN, given_up, weigh_by_replicas
-from model_release.traffic.router import ArmCounters
 
 log = logging.getLogger(__name__)
 
@@ -196,30 +197,30 @@ def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLook
     t = (step.store.now() - running.started_at).total_seconds()
     started_t = (looks.started_at - running.started_at).total_seconds()
     stable = state.stable.fleet if state.stable else None
+    fleets = {"stable": stable, "canary": state.canary.fleet}
+    looks = looks.model_copy(update={"carried": _carried(step, running, canary, looks)})
     try:
-        after = step.router.counters(step.release.model, step.spec.serving.fleet_pair)
+        found = read(step, looks, **fleets, t=t, stage=looks.stage, shadow=looks.stage == shadow.STAGE)
     except (RouterUnavailable, MetricsUnavailable) as error:
         down = Verdict(t, looks.stage, "inconclusive", f"source_down: {error}")
         return looks, _decided(canary, down, t - started_t, None)
-    before = {fleet: ArmCounters(**arm) for fleet, arm in looks.counters.items()}
-    fleets = {"stable": stable, "canary": state.canary.fleet}
-    seen = difference(before, after, **fleets, t=t, stage=looks.stage, shadow=looks.stage == shadow.STAGE)
-    looks = looks.model_copy(update={"carried": _carried(step, running, canary, looks)})
-    judge = _replayed(running, canary, looks)
-    verdict = judge.take(seen)
+    judge = _replayed(running, canary, looks, learned(step) if looks.carried is None else [])
+    verdict = judge.take(found.look)
     if looks.stage == shadow.STAGE:
         verdict = shadow.ended(verdict, canary, t - started_t)
     decided = _decided(canary, verdict, t - started_t, judge.bounds_ms)
+    if found.troubles:
+        decided["reason"] = "; ".join([decided["reason"], *found.troubles])
     update = {
-        "counters": {fleet: asdict(arm) for fleet, arm in after.items()},
-        "looks": [*looks.looks, seen.to_dict()],
+        **found.kept,
+        "looks": [*looks.looks, found.look.to_dict()],
         "verdict": decided,
     }
     return looks.model_copy(update=update), decided
 
 
-def _replayed(running: Running, canary: Canary, looks: StageLooks) -> Judge:
-    """Return the judge of a stage as its looks so far leave it."""
+def _replayed(running: Running, canary: Canary, looks: StageLooks, before: Sequence[Look]) -> Judge:
+    """Return the judge of a stage as its looks so far leave it; `before` are looks at stable alone, for the first."""
     judge = Judge(
         canary,
         looks.stage,
@@ -228,6 +229,7 @@ def _replayed(running: Running, canary: Canary, looks: StageLooks) -> Judge:
         started_t=(looks.started_at - running.started_at).total_seconds(),
         carried=looks.carried,
     )
+    judge.learn(before)
     judge.replay(Look.from_dict(line) for line in looks.looks)
     return judge
 
@@ -246,7 +248,7 @@ def _carried(step: Step, running: Running, canary: Canary, looks: StageLooks) ->
     if before is None:
         return None
     before = before.model_copy(update={"carried": _carried(step, running, canary, before)})
-    return _replayed(running, canary, before).carried()
+    return _replayed(running, canary, before, learned(step) if before.carried is None else []).carried()
 
 
 def _decided(canary: Canary, verdict: Verdict, age_s: float, bounds_ms: list[float] | None) -> dict[str, Any]:

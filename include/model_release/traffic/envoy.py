@@ -107,6 +107,35 @@ class EnvoyRouter:
         scrapes = [admin.arms(model) for admin in self._admins]
         return {fleet: total([scrape[fleet] for scrape in scrapes]) for fleet in FLEETS}
 
+    def counters_by_router(self, model: str, pair: str) -> dict[str, dict[str, ArmCounters]]:
+        """Return the counters by Envoy and fleet, one scrape of each that answers. Raises RouterUnavailable."""
+        self._environment.pair(pair)
+        found: dict[str, dict[str, ArmCounters]] = {}
+        silent: list[RouterUnavailable] = []
+        for admin in self._admins:
+            try:
+                found[admin.address] = admin.arms(model)
+            except RouterUnavailable as error:
+                silent.append(error)
+        if not found:
+            raise silent[0]
+        return found
+
+    def counters_by_replica(self, model: str, pair: str) -> dict[str, dict[str, tuple[int, int]]]:
+        """Return what each replica was sent, as every Envoy counts it by host. Raises RouterUnavailable."""
+        fleets = {fleet: self._environment.pair(pair).fleet(fleet).replicas for fleet in FLEETS}
+        named = {
+            fleet: {address: replica.name for replica in replicas for address in (replica.http, replica.grpc)}
+            for fleet, replicas in fleets.items()
+        }
+        found: dict[str, dict[str, tuple[int, int]]] = {fleet: {} for fleet in FLEETS}
+        for admin in self._admins:
+            for fleet, address, requests, failed in admin.hosts(model):
+                name = named[fleet].get(address, address)
+                before = found[fleet].get(name, (0, 0))
+                found[fleet][name] = (before[0] + requests, before[1] + failed)
+        return found
+
 
 def initialise(environment: Environment, listen_address: str = "127.0.0.1", port: int | None = None) -> None:
     """

@@ -5,13 +5,14 @@ from __future__ import annotations
 import http.client
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
 from model_release.environment import FLEETS
 from model_release.errors import RouterUnavailable
-from model_release.traffic.envoy_clusters import split_host
+from model_release.traffic.envoy_clusters import TRIED, split_host
 from model_release.traffic.envoy_counts import COUNTED, arm_of
 from model_release.traffic.envoy_resources import TABLE
 from model_release.traffic.router import ArmCounters
@@ -95,6 +96,26 @@ class EnvoyAdmin:
         pattern = rf"^cluster\.{model}/[a-z]+/[a-z]+(/[a-z-]+)?\.({COUNTED})$"
         metrics = _parse(self._get(f"/stats/prometheus?filter={quote(pattern, safe='')}"))
         return {fleet: arm_of(metrics, model, fleet, generation) for fleet in FLEETS}
+
+    def hosts(self, model: str) -> list[tuple[str, str, int, int]]:
+        """Return for each host of a model's own clusters: fleet, host:port, requests, and those that failed."""
+        found = []
+        for cluster in self._get_json("/clusters?format=json").get("cluster_statuses", []):
+            parts = str(cluster.get("name", "")).split("/")
+            if parts[0] != model or parts[3:] not in ([], [TRIED]):
+                continue  # what stable answers in the canary's place, and what is mirrored, is no arm's own
+            for host in cluster.get("host_statuses", []):
+                stats = {each["name"]: int(each.get("value", 0)) for each in host.get("stats", []) if "name" in each}
+                requests = stats.get("rq_total", 0)
+                failed = min(requests, stats.get("rq_error", 0))
+                found.append((parts[1], _address(host), requests, failed))
+        return found
+
+
+def _address(host: Mapping[str, Any]) -> str:
+    """Return host:port, by name where the cluster has names."""
+    socket = host.get("address", {}).get("socket_address", {})
+    return f"{host.get('hostname') or socket.get('address', '')}:{socket.get('port_value', 0)}"
 
 
 def _parse(text: str) -> dict[str, dict[str, int]]:

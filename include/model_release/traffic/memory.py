@@ -44,6 +44,14 @@ class MemoryRouter:
         """Return what `count` was told, zero at first."""
         return {fleet: self._counted.get((model, fleet), ArmCounters(0, 0)) for fleet in FLEETS}
 
+    def counters_by_router(self, model: str, pair: str) -> dict[str, dict[str, ArmCounters]]:
+        """Return the counters of its only router."""
+        return {"memory": self.counters(model, pair)}
+
+    def counters_by_replica(self, model: str, pair: str) -> dict[str, dict[str, tuple[int, int]]]:  # noqa: ARG002
+        """Return nothing: it has no replicas."""
+        return {fleet: {} for fleet in FLEETS}
+
     def count(self, model: str, fleet: str, counters: ArmCounters) -> None:
         """Let a fleet have counted so much since the start."""
         self._counted[model, fleet] = counters

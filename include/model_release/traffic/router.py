@@ -178,3 +178,17 @@ class Router(Protocol):
 
     def counters(self, model: str, pair: str) -> dict[str, ArmCounters]:
         """Return the counters by fleet, read at one instant for both fleets of the pair and summed over routers."""
+
+    def counters_by_router(self, model: str, pair: str) -> dict[str, dict[str, ArmCounters]]:
+        """
+        Return the counters by router and fleet; each router's are of one instant. One that does not answer is left out.
+
+        Raises RouterUnavailable when none answers.
+        """
+
+    def counters_by_replica(self, model: str, pair: str) -> dict[str, dict[str, tuple[int, int]]]:
+        """
+        Return what each replica was sent, by fleet and replica: (requests, failed ones), summed over routers.
+
+        Empty where a router does not tell replicas apart.
+        """

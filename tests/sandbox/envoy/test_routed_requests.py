@@ -219,6 +219,14 @@ def test_counters_hold_the_arms_faults_of_both_protocols_and_not_the_clients(
     counters = router.counters(MODEL, "default")
     assert (counters["green"].requests, counters["green"].errors) == (8, 2)
     assert counters["blue"].requests == 0
+    [(_, by_fleet)] = router.counters_by_router(MODEL, "default").items()
+    assert by_fleet["green"].requests == 8
+    by_replica = router.counters_by_replica(MODEL, "default")
+    assert sum(requests for requests, _ in by_replica["green"].values()) >= 8
+    assert (
+        2 <= sum(failed for _, failed in by_replica["green"].values()) <= 4
+    )  # Envoy's hosts count clients' faults too
+    assert sum(requests for requests, _ in by_replica["blue"].values()) == 0
     buckets = list(counters["green"].latency_buckets.items())
     assert [float(bound) for bound, _ in buckets] == sorted(float(bound) for bound, _ in buckets)
     assert [count for _, count in buckets] == sorted(count for _, count in buckets)

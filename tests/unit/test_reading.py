@@ -1,0 +1,91 @@
+"""What a look reads beside the router's totals: routers one by one, stable's replicas, and which samples are next."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model_release.gates.looks import Arm, difference_by_router
+from model_release.ledger.looks import StageLooks
+from model_release.spec import DisagreementGate
+from model_release.steps.answers import _same, asked_so_far
+from model_release.steps.reading import replicas_of, summed
+from model_release.traffic.router import ArmCounters
+
+HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
+
+
+def router(blue: int, green: int, name: str = "a@1") -> dict[str, ArmCounters]:
+    return {"blue": ArmCounters(blue, 0, {}, name), "green": ArmCounters(green, 0, {}, name)}
+
+
+def test_each_router_is_a_stratum_and_their_sum_is_the_look() -> None:
+    before = {"a": router(100, 10), "b": router(200, 20, "b@1")}
+    after = {"a": router(190, 20), "b": router(380, 40, "b@1")}
+    look = difference_by_router(before, after, **HOW)
+    assert (look.canary.requests, look.stable.requests) == (30, 270)
+    assert [(part.canary.requests, part.stable.requests) for part in look.strata] == [(10, 90), (20, 180)]
+
+
+@pytest.mark.parametrize("other", [{}, {"b": router(5, 1, "b@2")}], ids=["gone", "began anew"])
+def test_a_router_that_is_gone_or_began_anew_is_left_out_for_both_arms(other: dict[str, Any]) -> None:
+    before = {"a": router(100, 10), "b": router(200, 20, "b@1")}
+    look = difference_by_router(before, {"a": router(190, 20), **other}, **HOW)
+    assert (look.canary.requests, look.stable.requests, look.note) == (10, 90, "")
+
+
+def test_a_new_router_counts_from_its_second_reading_and_none_that_goes_on_empties_the_look() -> None:
+    look = difference_by_router({"a": router(1, 1)}, {"a": router(2, 2), "b": router(500, 500, "b@1")}, **HOW)
+    assert look.canary == Arm(1)
+    assert difference_by_router({"a": router(1, 1)}, {"b": router(2, 2)}, **HOW).note
+
+
+def test_totals_are_the_sum_over_routers() -> None:
+    assert summed({"a": router(1, 2), "b": router(3, 4)})["green"].requests == 6
+
+
+def sight(counted: dict[str, tuple[int, int]]) -> Any:
+    told = SimpleNamespace(counters_by_replica=lambda *_: {"blue": counted})
+    spec = SimpleNamespace(serving=SimpleNamespace(fleet_pair="default"))
+    return SimpleNamespace(router=told, spec=spec, model="digits")
+
+
+def test_stables_replicas_are_told_by_what_each_did_since() -> None:
+    arms, now = replicas_of(sight({"one": (50, 2), "two": (40, 0)}), "blue", {"one": (10, 1), "two": (10, 0)})
+    assert arms == (Arm(40, 1), Arm(30, 0))
+    assert now == {"one": (50, 2), "two": (40, 0)}
+
+
+@pytest.mark.parametrize(
+    "before",
+    [{}, {"one": (10, 1)}, {"one": (99, 1), "two": (10, 0)}],
+    ids=["a first reading", "a new replica", "one began anew"],
+)
+def test_replicas_that_do_not_compare_are_not_told_apart(before: dict[str, tuple[int, int]]) -> None:
+    arms, now = replicas_of(sight({"one": (50, 2), "two": (40, 0)}), "blue", before)
+    assert arms == ()
+    assert set(now) == {"one", "two"}
+
+
+def test_samples_go_on_where_the_stages_before_stopped() -> None:
+    carried = {"gates": {"right": {"comparisons": [{"key": "answers", "paired": {"plus": 1, "zero": 30, "minus": 1}}]}}}
+    line = {"t": 1, "stage": 50, "paired": {"right": {"plus": 0, "zero": 16, "minus": 0}, "same": {"zero": 8}}}
+    looks = StageLooks(
+        stage=50, started_at=datetime.now(UTC), baseline={}, counters={}, carried=carried, looks=[line, {"t": 2}]
+    )
+    assert asked_so_far(looks, "right") == 48
+    assert asked_so_far(looks, "same") == 8
+    assert asked_so_far(looks, "other") == 0
+
+
+def test_answers_are_the_same_by_class_or_value_by_value_and_nan_is_like_nothing() -> None:
+    own, other = np.array([[1.0, 2], [3, 1], [np.nan, 1]]), np.array([[0.0, 9], [1, 3], [np.nan, 1]])
+    by_class = DisagreementGate(name="same", kind="disagreement")
+    assert _same(own, other, by_class).tolist() == [True, False, False]
+    close = DisagreementGate(name="same", kind="disagreement", compare="close", atol=1.5, rtol=0)
+    near = np.array([[0.0, 3], [1, 3]])
+    assert _same(own[:2], near, close).tolist() == [True, False]
