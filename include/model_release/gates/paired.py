@@ -162,7 +162,7 @@ class Disagreement(Answers):
             interval = [bound(self.n, self.different, alpha / 2) for bound in bounds]
         estimate = self.different / self.n if self.n else None
         shown = {"n": self.n, "bad": self.different, "estimate": estimate, "interval": interval}
-        return {"canary": shown, "paired": self.counted.__dict__.copy()}
+        return {"canary": shown, "paired": self.counted.__dict__.copy(), "n": self.n}
 
 
 def _bet(gains: int, zero: int, losses: int, shift: float) -> float:
