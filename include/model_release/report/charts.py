@@ -192,5 +192,6 @@ def svg(chart: Any, width: int, height: int) -> str:
     styled = chart.properties(width=width, height=height, background="transparent").configure(
         font="sans-serif", axis=axis, view={"stroke": None}, text={"fontSize": 12}
     )
-    drawn: str = vl_convert.vegalite_to_svg(styled.to_dict())
+    # The charts are our own, and the tests draw each: to validate them anew took more than half of a page's time.
+    drawn: str = vl_convert.vegalite_to_svg(styled.to_dict(validate=False))
     return drawn
