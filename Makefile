@@ -16,10 +16,10 @@ EVERY ?= 1
 # A file's tests share what they set up, so they stay in one process.
 TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race show-publish show-reload test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race show-publish show-reload show-batching show-tuner show-router show-repeatability test test-fast lint format lock clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: .venv/.installed .venv-triton/.installed ## .venv and .venv-triton, from the locks; nothing to do when they are as the locks say
 
@@ -78,6 +78,18 @@ show-chaos: install ## a release killed at every instant, its S3 failing at ever
 
 show-publish: up ## sealing 1 GB against `aws s3 cp` of the same files, and the bytes of a deploy
 	@$(BIN)/python -m sandbox.show_publish
+
+show-batching: install ## dynamic batching on against off, and Triton against FastAPI: docs/benchmark-measured.md (minutes)
+	@$(BIN)/python -m sandbox.show_benchmarks batching
+
+show-tuner: install ## the tuner against brute force: the same page (many minutes)
+	@$(BIN)/python -m sandbox.show_benchmarks tuner
+
+show-router: install ## what Envoy costs: the same page
+	@$(BIN)/python -m sandbox.show_benchmarks router
+
+show-repeatability: install ## the same tuning five times: the same page
+	@$(BIN)/python -m sandbox.show_benchmarks repeatability
 
 show-gates: install ## the gates against simulated traffic, beside other rules: docs/gates.md (minutes)
 	@$(BIN)/python -m sandbox.show_gates

@@ -18,7 +18,7 @@ import pytest
 import tritonclient.grpc as triton_grpc
 from onnx import TensorProto, helper
 
-from model_release.benchmark import measure
+from model_release.benchmark import Meter, Target
 from model_release.environment import Environment
 from model_release.errors import LoadFailed, ProofFailed
 from model_release.repository.store import ObjectStore
@@ -253,11 +253,11 @@ def test_the_warm_up_of_a_model_without_batching_is_run(bench: Bench, name: str)
 def test_perf_analyzer_measures_a_model_without_batching(environment: Environment, centred_model: ModelSpec) -> None:
     replica = environment.pair("default").fleet(FLEET).replicas[0]
 
-    (row,) = measure(centred_model, replica, environment, alone(), [2], 1.5)
+    with Meter(Target(centred_model.name, replica, environment, alone(), batching=False)) as meter:
+        run = meter.run(2, 1.5)
 
-    assert row["throughput_per_s"] > 0
-    assert set(row["batch_sizes"]) <= {"0", "1"}
-    assert row["tuning"] == {"max_queue_delay_microseconds": 0, "preferred_batch_size": [], "instance_count": 2}
+    assert run.throughput_per_s > 0
+    assert set(run.batch_sizes) <= {0, 1}
 
 
 def test_golden_samples_of_a_model_without_batching_are_asked_one_by_one(

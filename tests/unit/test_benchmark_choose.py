@@ -1,73 +1,83 @@
-"""Which candidate wins, and when none does."""
+"""Which candidate wins, when that is settled, and when none does."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 
-from model_release.benchmark.choose import choose, slowdown
-from model_release.errors import ObjectiveNotMet
+from model_release.benchmark.choose import decide
+from model_release.benchmark.contender import Contender
 from model_release.triton.config import Tuning
-
-
-def row(tuning: Tuning, throughput: float, p99_ms: float, concurrency: int = 8, **more: Any) -> dict[str, Any]:
-    measured = {"throughput_per_s": throughput, "p99_ms": p99_ms, "concurrency": concurrency}
-    return {"tuning": tuning.to_dict(), **measured, **more}
-
+from tests.unit.played_bench import played_run
 
 SIMPLE, WAITING, DOUBLE = Tuning(0), Tuning(2000), Tuning(0, (), 2)
 
 
+def contender(
+    tuning: Tuning, throughput: float, p99_ms: float = 5, repeats: int = 5, spread: float = 0.01
+) -> Contender:
+    """Return one whose repeats lie around the given numbers, by factors of up to 1 + spread."""
+    factors = [1 + spread * (-1) ** number for number in range(repeats - 1)] + [1.0]
+    return Contender(tuning, [8], {8: [played_run(throughput * factor, p99_ms * factor) for factor in factors]})
+
+
+def chosen(*contenders: Contender, objective: float = 50) -> Tuning | None:
+    decision = decide(contenders, objective)
+    return None if decision is None else decision.chosen.tuning
+
+
 def test_the_highest_throughput_wins() -> None:
-    assert choose("m", [row(SIMPLE, 100, 5), row(WAITING, 300, 9)], 50)[0] == WAITING
+    assert chosen(contender(SIMPLE, 100), contender(WAITING, 300)) == WAITING
 
 
-def test_a_level_that_misses_the_objective_does_not_count() -> None:
-    rows = [row(SIMPLE, 100, 5), row(WAITING, 300, 51), row(WAITING, 90, 9, concurrency=1)]
-
-    chosen, best = choose("m", rows, 50)
-
-    assert (chosen, best["throughput_per_s"]) == (SIMPLE, 100)
+def test_one_that_misses_the_objective_does_not_count() -> None:
+    assert chosen(contender(SIMPLE, 100), contender(WAITING, 300, p99_ms=55)) == SIMPLE
 
 
-def test_the_objective_itself_is_allowed() -> None:
-    assert choose("m", [row(SIMPLE, 100, 50)], 50)[0] == SIMPLE
+def test_a_median_that_meets_the_objective_is_not_enough_where_the_repeats_leave_doubt() -> None:
+    doubtful = contender(WAITING, 300, p99_ms=45, spread=0.3)
+
+    assert doubtful.p99_ms.median < 50
+    assert chosen(contender(SIMPLE, 100), doubtful) == SIMPLE
+
+
+def test_one_run_shows_nothing_with_confidence() -> None:
+    assert chosen(contender(SIMPLE, 100, repeats=1)) is None
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_within_noise_the_simpler_one_wins(order: int) -> None:
-    rows = [row(DOUBLE, 108, 5), row(WAITING, 105, 5), row(SIMPLE, 100, 5)][::order]
+def test_what_is_not_shown_to_be_faster_ties_and_the_simpler_one_wins(order: int) -> None:
+    contenders = [contender(DOUBLE, 104), contender(WAITING, 103), contender(SIMPLE, 100)][::order]
 
-    assert choose("m", rows, 50)[0] == SIMPLE
-
-
-def test_beyond_noise_the_faster_one_wins() -> None:
-    assert choose("m", [row(DOUBLE, 112, 5), row(SIMPLE, 100, 5)], 50)[0] == DOUBLE
+    assert chosen(*contenders) == SIMPLE
 
 
-def test_repeats_that_spread_widen_the_noise() -> None:
-    assert choose("m", [row(DOUBLE, 130, 5, spread=0.3), row(SIMPLE, 100, 5)], 50)[0] == SIMPLE
+def test_repeats_that_spread_make_a_tie() -> None:
+    assert chosen(contender(DOUBLE, 130, spread=0.4), contender(SIMPLE, 100, spread=0.4)) == SIMPLE
+    assert chosen(contender(DOUBLE, 130), contender(SIMPLE, 100)) == DOUBLE
 
 
-def test_when_none_meets_the_objective_the_best_of_each_is_told() -> None:
-    rows = [row(SIMPLE, 100, 80), row(SIMPLE, 50, 60.25, concurrency=1), row(DOUBLE, 100, 70)]
+def test_a_clear_winner_settles_it() -> None:
+    decision = decide([contender(WAITING, 300), contender(SIMPLE, 100)], 50)
 
-    with pytest.raises(ObjectiveNotMet) as caught:
-        choose("m", rows, 50)
-
-    assert "at most 50 ms, measured 60.2 ms at concurrency 1 (delay 0 us, 1 instance)" in str(caught.value)
-    assert "70.0 ms at concurrency 8 (delay 0 us, 2 instances)" in str(caught.value)
-    assert "80.0" not in str(caught.value)
+    assert decision is not None
+    assert decision.settled
 
 
-def test_slowdown_is_the_median_over_the_shared_concurrencies() -> None:
-    candidate = [row(SIMPLE, 100, 1, concurrency=c) for c in (1, 8, 32)]
-    stable = [row(SIMPLE, t, 1, concurrency=c) for c, t in ((1, 90), (8, 150), (32, 1000), (64, 1))]
+def test_a_tie_by_noise_alone_is_not_settled() -> None:
+    decision = decide([contender(DOUBLE, 130, spread=0.4), contender(SIMPLE, 100, spread=0.4)], 50)
 
-    assert slowdown(candidate, stable) == 1.5
+    assert decision is not None
+    assert not decision.settled
 
 
-def test_without_a_shared_concurrency_there_is_no_slowdown() -> None:
-    assert slowdown([row(SIMPLE, 100, 1, concurrency=1)], [row(SIMPLE, 100, 1, concurrency=2)]) is None
-    assert slowdown([], []) is None
+def test_a_rival_that_might_still_meet_the_objective_is_not_settled() -> None:
+    doubtful = contender(WAITING, 300, p99_ms=45, spread=0.3)
+    decision = decide([contender(SIMPLE, 100), doubtful], 50)
+
+    assert decision is not None
+    assert not decision.settled
+
+
+def test_when_none_meets_the_objective_there_is_no_decision() -> None:
+    assert chosen(contender(SIMPLE, 100, p99_ms=80), contender(DOUBLE, 100, p99_ms=70)) is None
+    assert decide([], 50) is None

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from model_release.cli import (
+    benchmark,
     decide,
     guard,
     judge,
@@ -62,6 +63,7 @@ judge.register(app)
 guard.register(app)
 provenance.register(app)
 prune.register(app)
+benchmark.register(app)
 
 
 def main() -> None:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from model_release.environment import Environment, load_environment
+from model_release.environment import S3, Environment, EnvoyRouter, Fleet, FleetPair, Replica, load_environment
 from model_release.errors import ReleaseError
 from model_release.spec import ModelSpec, served_name
 from model_release.spec_files import find_spec
@@ -84,6 +84,16 @@ class Output:
         for row in rows:
             table.add_row(*(escape(str("" if cell is None else cell)) for cell in row))
         _people.print(table)
+
+
+def nowhere() -> Environment:
+    """Return an environment for commands that need none: its servers do not exist."""
+    none = Fleet(replicas=[Replica(name="none", http="none", grpc="none", metrics="none")])
+    return Environment(
+        s3=S3(bucket="none"),
+        pairs={"default": FleetPair(blue=none, green=none, bench=none)},
+        router=EnvoyRouter(directory=Path(), admin=["none"], http="none"),
+    )
 
 
 def new_run_id(what: str) -> str:

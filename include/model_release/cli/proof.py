@@ -11,8 +11,8 @@ import typer
 
 from model_release import build, parity
 from model_release.build import PAGE, PARITY, WORST, ProofInputs
-from model_release.cli.output import Output, Sha256
-from model_release.environment import S3, Environment, EnvoyRouter, Fleet, FleetPair, Replica
+from model_release.cli.output import Output, Sha256, nowhere
+from model_release.environment import Environment
 from model_release.errors import BadModelConfig
 from model_release.intake import fetch_checkpoint
 from model_release.parity.report import ParityReport
@@ -142,9 +142,4 @@ def _environment(output: Output, uris: list[str | None]) -> Environment:
     if on_s3:
         how = "give --environment FILE; or name local files by --samples and --golden, or 'none'"
         raise BadModelConfig("the environment", [f"{', '.join(on_s3)} lies on S3: {how}"])
-    nowhere = Fleet(replicas=[Replica(name="none", http="none", grpc="none", metrics="none")])
-    return Environment(
-        s3=S3(bucket="none"),
-        pairs={"default": FleetPair(blue=nowhere, green=nowhere, bench=nowhere)},
-        router=EnvoyRouter(directory=Path(), admin=["none"], http="none"),
-    )
+    return nowhere()

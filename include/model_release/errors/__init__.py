@@ -60,6 +60,7 @@ Every error of the library, as classes that take facts and build the sentence.
         │   └── NotDeterministic
         ├── BytesDiffer
         ├── DigestDiffers        a version elsewhere is another than is asked for
+        ├── DoesNotFit           a replica has not the memory for the version beside what it serves
         ├── SignatureInvalid     nobody who is believed signed what lies there
         ├── LoadFailed
         ├── RecycleFailed        a replica that is unwell was not started anew, or did not come back
@@ -117,6 +118,7 @@ from model_release.errors.failed import (
     BenchmarkFailed,
     BytesDiffer,
     DigestDiffers,
+    DoesNotFit,
     LoadFailed,
     NotApproved,
     NotAsAsked,
@@ -198,6 +200,7 @@ __all__ = [
     "ContractBroken",
     "ControlRefused",
     "DigestDiffers",
+    "DoesNotFit",
     "EmbeddingMoved",
     "ExportFailed",
     "FactoryFailed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from model_release.errors.base import Failed, listing
 
@@ -91,6 +91,21 @@ class ObjectiveNotMet(Failed):
 
     def __init__(self, model: str, why: str) -> None:
         super().__init__(f"{model} does not meet its benchmark objective: {why}. No fleet was touched.")
+
+
+class DoesNotFit(Failed):
+    """A replica has not the memory to load the version beside the one that it serves."""
+
+    def __init__(
+        self, model: str, version: int, replica: str, needed: Mapping[str, float], free: Mapping[str, float]
+    ) -> None:
+        def told(bytes_by_place: Mapping[str, float]) -> str:
+            return ", ".join(f"{value / 1e9:.2f} GB on {place}" for place, value in bytes_by_place.items())
+
+        super().__init__(
+            f"{model} version {version} took {told(needed)} on bench, and the replica {replica} has {told(free)} free "
+            "beside what it serves. No fleet was touched. Serve fewer instances, or models, a replica, or give it more."
+        )
 
 
 class RouteNotConfirmed(Failed):

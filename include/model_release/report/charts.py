@@ -29,7 +29,7 @@ def error_histogram(found: OutputParity) -> str | None:
         if count
     ]
     ends = [bins.edges[0], bins.edges[-1], *([found.atol / 2, found.atol * 2] if found.atol > 0 else [])]
-    x = _logarithmic(alt.X, "from:Q", "absolute error", min(ends), max(ends))
+    x = logarithmic(alt.X, "from:Q", "absolute error", min(ends), max(ends))
     count = alt.Axis(tickCount=4, labelExpr="datum.value ? format(datum.value, '~s') : '0'")
     bars = (
         alt.Chart(alt.Data(values=values))
@@ -41,7 +41,7 @@ def error_histogram(found: OutputParity) -> str | None:
             y2=alt.datum(0),
         )
     )
-    layers = [bars, *_limit_across(found.atol, x)] if found.atol > 0 else [bars]
+    layers = [bars, *limit_across(found.atol, x)] if found.atol > 0 else [bars]
     return svg(alt.layer(*layers), _WIDTH, _HEIGHT)
 
 
@@ -50,12 +50,12 @@ def by_batch_size(found: OutputParity) -> str | None:
     import altair as alt
 
     values: list[dict[str, Any]] = [
-        {"size": str(at.batch_size), "error": at.max_abs} for at in found.by_batch_size if _drawable(at.max_abs)
+        {"size": str(at.batch_size), "error": at.max_abs} for at in found.by_batch_size if drawable(at.max_abs)
     ]
     if not values or len(found.by_batch_size) == 1:
         return None
     ends = [row["error"] for row in values] + ([found.atol] if found.atol > 0 else [])
-    y = _logarithmic(alt.Y, "error:Q", "largest error", min(ends) / 2, max(ends) * 2)
+    y = logarithmic(alt.Y, "error:Q", "largest error", min(ends) / 2, max(ends) * 2)
     sizes = [str(at.batch_size) for at in found.by_batch_size]
     points = (
         alt.Chart(alt.Data(values=values))
@@ -82,18 +82,18 @@ def worst_cases(found: OutputParity) -> str | None:
     values: list[dict[str, Any]] = [
         {"row": str(row), "ratio": worst.ratio}
         for row, worst in enumerate(found.worst_cases, 1)
-        if worst.ratio is not None and _drawable(worst.ratio)
+        if worst.ratio is not None and drawable(worst.ratio)
     ]
     if not values:
         return None
     ratios = [1.0, *(row["ratio"] for row in values)]
-    x = _logarithmic(alt.X, "ratio:Q", "error, as a multiple of what is allowed", min(ratios) / 2, max(ratios) * 2)
+    x = logarithmic(alt.X, "ratio:Q", "error, as a multiple of what is allowed", min(ratios) / 2, max(ratios) * 2)
     points = (
         alt.Chart(alt.Data(values=values))
         .mark_point(color=BAR, filled=True, size=80, opacity=1)
         .encode(x=x, y=alt.Y("row:N", sort=None, title="case", axis=alt.Axis(grid=True)))
     )
-    return svg(alt.layer(points, *_limit_across(1.0, x, "allowed")), _WIDTH, _ROW_HEIGHT * len(values))
+    return svg(alt.layer(points, *limit_across(1.0, x, "allowed")), _WIDTH, _ROW_HEIGHT * len(values))
 
 
 def accuracy_differences(found: AccuracyReport) -> str | None:
@@ -131,12 +131,13 @@ def accuracy_differences(found: AccuracyReport) -> str | None:
     return svg(alt.layer(same, intervals, points, limits), _WIDTH, _ROW_HEIGHT * len(values))
 
 
-def _drawable(value: float) -> bool:
+def drawable(value: float) -> bool:
     """Return whether a logarithmic axis has a place for the value."""
     return math.isfinite(value) and value > 0
 
 
-def _logarithmic(channel: Any, field: str, title: str, low: float, high: float) -> Any:
+def logarithmic(channel: Any, field: str, title: str, low: float, high: float) -> Any:
+    """Return an encoding whose axis rises by factors."""
     import altair as alt
 
     said = "format(datum.value, '~g')" if low >= _PLAIN_FROM and high <= _PLAIN_TO else _POWER
@@ -154,7 +155,8 @@ def ticks(low: float, high: float) -> list[float]:
     return inside[:: math.ceil(len(inside) / _MOST_TICKS)]
 
 
-def _limit_across(at: float, x: Any, says: str | None = None) -> list[Any]:
+def limit_across(at: float, x: Any, says: str | None = None) -> list[Any]:
+    """Draw a vertical dashed line at a limit, with what it is; by default an absolute tolerance."""
     import altair as alt
 
     limit, place = alt.Chart(alt.Data(values=[{"at": at}])), x.copy(deep=False)

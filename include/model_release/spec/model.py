@@ -120,6 +120,30 @@ class ModelSpec(Section):
         return self
 
     @model_validator(mode="after")
+    def _search_fits(self) -> ModelSpec:
+        """Refuse what no config could hold, before a release is at its benchmark."""
+        search, most = self.benchmark.search, self.serving.max_batch_size
+        alone = {
+            name: getattr(search, name) for name in ("preferred_batch_size", "max_batch_size", "intra_op_thread_count")
+        }
+        listed = [name for name, values in alone.items() if values]
+        if listed and self.serving.ensemble is not None:
+            message = f"benchmark.search: {listed} is not searched of an ensemble; its parts say it themselves"
+            raise ValueError(message)
+        too_big = [size for size in search.max_batch_size if size > most]
+        if too_big:
+            message = f"benchmark.search.max_batch_size {too_big} is above serving.max_batch_size {most}"
+            raise ValueError(message)
+        preferred = [size for sizes in search.preferred_batch_size for size in sizes if size > most]
+        if preferred:
+            message = f"benchmark.search.preferred_batch_size {preferred} is above serving.max_batch_size {most}"
+            raise ValueError(message)
+        if search.intra_op_thread_count and self.serving.backend != "onnxruntime":
+            message = f"benchmark.search.intra_op_thread_count is of onnxruntime, not of {self.serving.backend}"
+            raise ValueError(message)
+        return self
+
+    @model_validator(mode="after")
     def _a_source_for_its_backend(self) -> ModelSpec:
         source = self.source
         if self.serving.backend != "pytorch":

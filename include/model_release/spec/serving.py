@@ -195,14 +195,27 @@ class LatencyObjective(Section):
 
 
 class BenchmarkSearch(Section):
-    """The values that are tried on bench, each with each."""
+    """
+    The values that are tried on bench, each with each; what is left empty stays as `serving` says.
+
+    A request of more samples than `max_batch_size` is refused: list none below what clients send at once.
+    """
 
     max_queue_delay_microseconds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0, 500, 2000]
     instance_count: Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] = [1]
+    preferred_batch_size: list[list[Annotated[int, Field(ge=1)]]] = []
+    max_batch_size: list[Annotated[int, Field(ge=1)]] = []
+    intra_op_thread_count: list[Annotated[int, Field(ge=0)]] = []
+    """ONNX Runtime's threads of an instance; 0 is one a core."""
 
 
 class Benchmark(Section):
-    """What is measured on bench before any fleet is touched."""
+    """
+    What is measured on bench before any fleet is touched.
+
+    `budget_s` bounds the search, which ends earlier when more repeats could not change the choice. The comparison with
+    stable's version may take half as long again.
+    """
 
     objective: LatencyObjective = LatencyObjective(p99_ms=50)
     concurrency: Annotated[list[Annotated[int, Field(ge=1, le=4096)]], Field(min_length=1)] = [1, 8, 32]

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from model_release.benchmark import BenchmarkResult, Row, measure, run_benchmark, slowdown
+from model_release.benchmark import BenchmarkResult, Comparison, Meter, Run, Target, candidates, compare, run_benchmark
+from model_release.benchmark.memory import Fit, Watch, fit
+from model_release.benchmark.versus import LEAST_TO_STOP
 from model_release.environment import Environment, Replica
-from model_release.errors import BenchBusy, BenchDied, BenchLost, ObjectiveNotMet, ReplicaUnavailable
+from model_release.errors import BenchBusy, BenchDied, BenchLost, DoesNotFit, ObjectiveNotMet, ReplicaUnavailable
 from model_release.identity import Release
 from model_release.ledger.turn import TurnLost, Turns, TurnTaken
 from model_release.parity.accuracy import Right
 from model_release.parity.report import AccuracyReport
+from model_release.report.benchmark_page import write_benchmark_page
 from model_release.repository import manifest as manifests
 from model_release.repository.manifest import Manifest
 from model_release.repository.serving import CONFIG, folder_of_part
@@ -35,10 +39,10 @@ from model_release.triton.replica import ReplicaClient
 BENCH = "bench"
 #: Of how long a benchmark waits for the others'; theirs may each take their budget and some minutes.
 BENCH_WAIT_S = 3600.0
-REPORT = "benchmark.json"
-#: The rounds in which a slowdown has to show, and the share of the budget that measuring one version in one may take.
-_ROUNDS = 3
-_ROUND_SHARE = 0.15
+REPORT, PAGE = "benchmark.json", "benchmark.html"
+#: The part of the search's budget that the comparison with stable's version may take.
+_COMPARE_SHARE = 0.5
+_LONGEST_RUN_S = 3.0
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +54,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     Bench is one for all models of a pair: one benchmark has it at a time, and the others wait.
 
     Raises BenchBusy, BenchLost, LoadFailed, ProofFailed, BenchDied, ServedParityFailed, AccuracyTooLow,
-    AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet, and what `put_on` raises for a signature.
+    AccuracyNotProven, BenchmarkFailed, ObjectiveNotMet, DoesNotFit, and what `put_on` raises for a signature.
     """
     with begin(release, environment, "benchmark") as step, watching_stable(step):
         sealed = step.archive.sealed(release.version, "tuned")
@@ -58,17 +62,27 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             return {"already_sealed": True, **sealed.summary}
         base = step.archive.require(release.version)
         bystanders.note(step, deploys=False)
-        with _turn_at_bench(step) as fenced, _bench_cleared(step):
+        with (
+            _turn_at_bench(step) as fenced,
+            _bench_cleared(step),
+            Watch(step.pair.bench.replicas[0]) as memory,
+        ):
             put_on(fenced, BENCH, base, sealed_bundle(step, release.version))
             served = {"untuned": _served_parity(step, base, sealed_bundle(step, release.version))}
             right = golden.right_on_bench(step, base.version, step.spec)
             accuracy = None if right is None else golden.report(step, right)
-            result = _sweep(fenced, base)
-            served["chosen"] = _parity_of_chosen(fenced, base, result)
-            accuracy = _compare_with_stable(fenced, base, result, right) or accuracy
+            result = _search(fenced, base)
+            served["chosen"] = _served_parity(step, base, build_bundle(step.spec, base.version, result.chosen))
+            room = _require_room(step, memory)
+            compared, accuracy_compared = _compare_with_stable(fenced, base, result, right)
             fenced.check()  # what was measured while another was at it is not sealed
-        summary = {"benchmark": result.summary(), "served_parity": served, **_shown(accuracy)}
-        _seal(step, base, result, summary)
+        found: dict[str, Any] = {
+            "against_stable": None if compared is None else compared.to_dict(),
+            "memory": {**room.to_dict(), "peak_bytes": memory.peak()},
+        }
+        summary = {"benchmark": {**result.summary(), **_in_short(found)}, "served_parity": served}
+        summary |= _shown(accuracy_compared or accuracy)
+        _seal(step, base, result, summary, found)
         step.event("benchmarked", **summary)
         return {"already_sealed": False, **summary}
 
@@ -122,12 +136,21 @@ def _is_up(step: Step, replica: Replica) -> bool:
         return client.live()
 
 
-def _sweep(step: Step, base: Manifest) -> BenchmarkResult:
+def _search(step: Step, base: Manifest) -> BenchmarkResult:
+    """Find the best tuning; it is what bench serves afterwards."""
+
     def apply(tuning: configs.Tuning) -> None:
         load(step, BENCH, base, build_bundle(step.spec, base.version, tuning))
 
-    replica = step.pair.bench.replicas[0]
-    return run_benchmark(step.spec, replica, step.environment, recorded_samples(step, base), apply)
+    target, own = _target(step, base, step.spec), configs.Tuning.from_spec(step.spec)
+    return run_benchmark(target, step.spec.benchmark, candidates(step.spec), apply, serving=own)
+
+
+def _target(step: Step, base: Manifest, served: ModelSpec) -> Target:
+    """Return what bench is measured as: a version of the spec `served`, with the samples recorded for it."""
+    replica, batching = step.pair.bench.replicas[0], served.serving.batching
+    batched = next((part.name for part in served.model_parts.values() if part.serving.batching), None)
+    return Target(step.model, replica, step.environment, recorded_samples(step, base), batching, batched)
 
 
 def _served_parity(step: Step, base: Manifest, config: Any) -> dict[str, Any]:
@@ -137,12 +160,24 @@ def _served_parity(step: Step, base: Manifest, config: Any) -> dict[str, Any]:
     return prove_served(replica, base.version, config, recorded, tolerances, step.environment).to_dict()
 
 
-def _parity_of_chosen(step: Step, base: Manifest, result: BenchmarkResult) -> dict[str, Any]:
-    """Bring the chosen tuning onto bench, if it is not what was measured last there, and prove its answers too."""
-    config = build_bundle(step.spec, base.version, result.chosen)
-    if result.rows[-1]["tuning"] != result.chosen.to_dict():
-        load(step, BENCH, base, config)
-    return _served_parity(step, base, config)
+def _require_room(step: Step, memory: Watch) -> Fit:
+    """
+    Hold what the version takes on bench against what is free on the replicas that it will be loaded on.
+
+    They serve the version before meanwhile, and drop it after the load alone. Raises DoesNotFit.
+    """
+    found = fit(memory.held(), step.pair.fleet(step.running.fleet).replicas)
+    if found.misfits:
+        worst = found.misfits[0]
+        raise DoesNotFit(step.model, step.release.version, worst["replica"], found.needed_bytes, worst["free_bytes"])
+    return found
+
+
+def _in_short(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what of the comparison and the memory fits into a message between tasks."""
+    compared = found["against_stable"]
+    slowdown = None if compared is None else {**compared["slowdown"], "rounds": compared["rounds"]}
+    return {"slowdown": slowdown, "memory_bytes": found["memory"]["needed_bytes"]}
 
 
 def _shown(accuracy: AccuracyReport | None) -> dict[str, Any]:
@@ -155,62 +190,80 @@ def _shown(accuracy: AccuracyReport | None) -> dict[str, Any]:
 
 def _compare_with_stable(
     step: Step, base: Manifest, result: BenchmarkResult, right: Right | None
-) -> AccuracyReport | None:
+) -> tuple[Comparison | None, AccuracyReport | None]:
     """
-    Hold the candidate's right answers and throughput against stable's version, on the same bench.
+    Hold the candidate's throughput and right answers against stable's version, on the same bench.
 
-    Machines are noisy: a slowdown stops the release only if it shows in every one of some rounds, candidate and stable
-    by turns. Returns the accuracy compared, or None where there is nothing to compare it with.
+    The throughput is compared by turns at the load at which the tuning was chosen. Returns both comparisons, None where
+    there is nothing to compare with. Raises ObjectiveNotMet when the candidate is shown to be too slow.
     """
     spec, stable = step.spec, step.claim.check().stable
     if stable is None:
-        return None
+        return None, None
     stable_base = step.archive.require(stable.version)
     stable_spec = spec_of(step, stable_base)
-    accuracy: AccuracyReport | None = None
-    ratios: list[float] = []
-    while len(ratios) < _ROUNDS:
-        own = result.rows_of_chosen() if not ratios else _measured(step, base, result.chosen)
-        put_on(step, BENCH, stable_base, sealed_bundle(step, stable.version))
-        if right is not None and accuracy is None:
-            others = golden.right_on_bench(step, stable.version, stable_spec)
-            accuracy = None if others is None else golden.report(step, right, (stable.version, others))
-        ratio = slowdown(own, _measure(step, stable_base, stable_spec))
-        if ratio is None or ratio <= spec.benchmark.max_slowdown:
-            return accuracy
-        ratios.append(ratio)
-    shown = ", ".join(f"{ratio:.2f}" for ratio in ratios)
-    raise ObjectiveNotMet(
-        spec.name,
-        f"in each of {_ROUNDS} rounds it served fewer requests a second than stable's version {stable.version} on "
-        f"the same bench, by the factors {shown}; allowed is {spec.benchmark.max_slowdown:.2f}",
-    )
+    bench = _Turns(step, result.best["concurrency"], serving=base.version)
+    reports: list[AccuracyReport] = []
+
+    def note_accuracy() -> None:
+        others = golden.right_on_bench(step, stable.version, stable_spec) if right is not None else None
+        if right is not None and others is not None:
+            reports.append(golden.report(step, right, (stable.version, others)))
+
+    tuned = build_bundle(spec, base.version, result.chosen)
+    sealed = sealed_bundle(step, stable.version)
+    with Meter(_target(step, base, spec)) as own, Meter(_target(step, stable_base, stable_spec)) as others:
+        compared = compare(
+            bench.concurrency,
+            spec.benchmark.max_slowdown,
+            lambda: bench.measure(base, tuned, own),
+            lambda: bench.measure(stable_base, sealed, others, note_accuracy),
+            bench.in_time,
+        )
+    if compared.is_slower(spec.benchmark.max_slowdown):
+        raise ObjectiveNotMet(
+            spec.name,
+            f"it served fewer requests a second than stable's version {stable.version} on the same bench, by the "
+            f"factor {compared.slowdown}, by turns in {len(compared.stable)} rounds at concurrency "
+            f"{compared.concurrency}; allowed is {spec.benchmark.max_slowdown:.2f}",
+        )
+    return compared, reports[0] if reports else None
 
 
-def _measured(step: Step, base: Manifest, tuning: configs.Tuning) -> list[Row]:
-    """Bring the candidate back onto bench, with the chosen tuning, and measure it."""
-    put_on(step, BENCH, base, build_bundle(step.spec, base.version, tuning))
-    return _measure(step, base, step.spec)
+class _Turns:
+    """Brings two versions onto bench by turns, and measures each there."""
+
+    def __init__(self, step: Step, concurrency: int, serving: int) -> None:
+        self._step, self.concurrency, self._serving = step, concurrency, serving
+        self._budget_s = step.spec.benchmark.budget_s * _COMPARE_SHARE
+        self._began, self._seen = time.monotonic(), {serving}
+
+    def measure(self, base: Manifest, config: Any, meter: Meter, at_first: Callable[[], None] | None = None) -> Run:
+        if base.version != self._serving:
+            put_on(self._step, BENCH, base, config)
+            self._serving = base.version
+        if base.version not in self._seen:
+            self._seen.add(base.version)
+            if at_first is not None:
+                at_first()
+        seconds = min(_LONGEST_RUN_S, self._budget_s / (2 * LEAST_TO_STOP))
+        return meter.run(self.concurrency, max(seconds, meter.least_run_s()))
+
+    def in_time(self) -> bool:
+        return time.monotonic() - self._began < self._budget_s
 
 
-def _measure(step: Step, base: Manifest, served: ModelSpec) -> list[Row]:
-    """Measure what bench serves now, a version of the spec `served`, with samples recorded for it."""
-    asked = step.spec.benchmark
-    seconds = asked.budget_s * _ROUND_SHARE / len(asked.concurrency)
-    replica, recorded = step.pair.bench.replicas[0], recorded_samples(step, base)
-    return measure(served, replica, step.environment, recorded, asked.concurrency, seconds)
-
-
-def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str, Any]) -> None:
+def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str, Any], found: dict[str, Any]) -> None:
     bundle = build_bundle(step.spec, base.version, result.chosen)
     with TemporaryDirectory() as name:
-        folder, written = Path(name), {REPORT: Path(name) / REPORT}
+        folder = Path(name)
+        written = {REPORT: folder / REPORT, PAGE: folder / PAGE}
         for part, text in bundle.texts(epoch=0).items():
             written[folder_of_part(part) + CONFIG] = folder / f"{part}.{CONFIG}"
             written[folder_of_part(part) + CONFIG].write_text(text)
-        (folder / REPORT).write_text(
-            json.dumps({**result.to_dict(), "served_parity": summary["served_parity"]}, indent=1)
-        )
+        report = {**result.to_dict(), **found, "served_parity": summary["served_parity"]}
+        (folder / REPORT).write_text(json.dumps(report, indent=1))
+        write_benchmark_page(report, folder / PAGE)
         files = {
             file: step.archive.write(base.version, "tuned", file, path, step.check) for file, path in written.items()
         }

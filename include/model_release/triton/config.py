@@ -30,6 +30,9 @@ __all__ = [
     "render",
 ]
 
+#: The parameter of the ONNX Runtime backend that the benchmark may search.
+THREADS = "intra_op_thread_count"
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -38,6 +41,9 @@ class Tuning:
     max_queue_delay_microseconds: int
     preferred_batch_size: tuple[int, ...] = ()
     instance_count: int = 1
+    max_batch_size: int | None = None
+    """None, as for the threads: what the spec says."""
+    intra_op_thread_count: int | None = None
 
     @classmethod
     def from_spec(cls, spec: ModelSpec) -> Tuning:
@@ -82,7 +88,8 @@ def build_config(spec: ModelSpec, version: int, tuning: Tuning | None = None) ->
     tuning = tuning or Tuning.from_spec(spec)
     _refuse(spec, [*_of_tuning(spec, tuning), *onnxruntime.problems_of(spec.serving), *pytorch.problems_of(spec)])
     serving = spec.serving
-    config = pb.ModelConfig(name=spec.name, backend=serving.backend, max_batch_size=serving.max_batch_size)
+    max_batch_size = serving.max_batch_size if tuning.max_batch_size is None else tuning.max_batch_size
+    config = pb.ModelConfig(name=spec.name, backend=serving.backend, max_batch_size=max_batch_size)
     config.version_policy.specific.versions.append(version)
     for given in spec.inputs:
         sections.describe(config.input.add(), given, serving.batching)
@@ -98,8 +105,10 @@ def build_config(spec: ModelSpec, version: int, tuning: Tuning | None = None) ->
         config.response_cache.enable = True
     for name, value in serving.parameters.items():
         config.parameters[name].string_value = value
+    if tuning.intra_op_thread_count is not None:
+        config.parameters[THREADS].string_value = str(tuning.intra_op_thread_count)
     if serving.warmup:
-        for batch_size in sections.warmup_sizes(serving.max_batch_size, tuning.preferred_batch_size):
+        for batch_size in sections.warmup_sizes(max_batch_size, tuning.preferred_batch_size):
             sections.warm_up(config.model_warmup.add(), spec, batch_size)
     _refuse(spec, [*raw.merge(config, serving.raw), *rules.broken(config)])
     config.parameters[RELEASE_DIGEST].string_value = release_digest(config)
@@ -118,6 +127,11 @@ def _of_tuning(spec: ModelSpec, tuning: Tuning) -> list[str]:
         problems.append(f"instance_count must be at least 1, got {tuning.instance_count}")
     if tuning.max_queue_delay_microseconds < 0:
         problems.append(f"max_queue_delay_microseconds must not be negative, got {tuning.max_queue_delay_microseconds}")
+    most, own = tuning.max_batch_size, spec.serving.max_batch_size
+    if most is not None and not 1 <= most <= own:
+        problems.append(f"max_batch_size must be from 1 to {own}, which the version was proved for, got {most}")
+    if tuning.intra_op_thread_count is not None and spec.serving.backend != "onnxruntime":
+        problems.append(f"{THREADS} is of the backend onnxruntime, not of {spec.serving.backend}")
     return problems
 
 

@@ -133,16 +133,20 @@ class ReplicaClient:
         with self._any_error_means_unavailable():
             return bool(self._call(lambda client, **to: client.is_model_ready(model, str(version or ""), **to)))
 
-    def load(self, model: str, timeout_s: float, *, version: int) -> None:
+    def load(self, model: str, timeout_s: float, *, version: int, config: ModelConfig | None = None) -> None:
         """
         Have the model loaded as the repository says, and wait for it; `version` only names it in an error.
+
+        With `config` it is that one in place of the repository's, until the model is unloaded: on a server of somebody
+        else alone, since a replica of ours serves what its prefix says.
 
         A success proves nothing: a version that is named but absent is skipped in silence, and what is not newer is
         not read again. Raises LoadFailed with the server's sentence or when there is no answer within `timeout_s`,
         ReplicaUnavailable.
         """
         try:
-            self._call(lambda client, **to: client.load_model(model, **to), timeout_s=timeout_s)
+            text = None if config is None else _as_json(config)
+            self._call(lambda client, **to: client.load_model(model, config=text, **to), timeout_s=timeout_s)
         except _DeadlineExceeded:
             why = f"no answer within {timeout_s:g} s; if its index stays at LOADING, restart the replica"
             raise LoadFailed(self.name, model, version, why) from None
@@ -257,6 +261,13 @@ class ReplicaClient:
         if error.status() == "StatusCode.UNAVAILABLE":
             raise self._unavailable(sentence)
         return ReplicaError(sentence)
+
+
+def _as_json(config: ModelConfig) -> str:
+    from google.protobuf import json_format
+
+    text: str = json_format.MessageToJson(config, preserving_proto_field_name=True)
+    return text
 
 
 class QueueRefused(ReplicaError):

@@ -29,6 +29,14 @@ KINDS = {"cpu": "KIND_CPU", "gpu": "KIND_GPU", "auto": "KIND_AUTO"}
 _ACTIONS = {"reject": "REJECT", "delay": "DELAY"}
 
 
+def numpy_dtype(data_type: int) -> str | None:
+    """Return the name of a config's data_type in numpy; None for text."""
+    from tritonclient.grpc import model_config_pb2 as pb
+
+    name = pb.DataType.Name(data_type)
+    return next((dtype for dtype, triton in _TRITON_TYPES.items() if triton == name != "TYPE_STRING"), None)
+
+
 def describe(entry: Any, tensor: Tensor, batching: bool) -> None:
     """
     Fill a ModelInput or ModelOutput.
