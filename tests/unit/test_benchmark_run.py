@@ -122,6 +122,16 @@ def test_a_slow_model_gets_windows_that_hold_enough_requests(bench: Bench) -> No
         assert opened.least_run_s() >= 3 * 10 * 0.5
 
 
+def test_windows_are_long_enough_for_many_requests_at_a_time(bench: Bench) -> None:
+    bench.infer_s = 0.05
+    with Meter(TARGET) as opened:
+        opened.least_run_s()
+        before = bench.now_s
+        opened.run(64, 1.2)
+
+    assert bench.now_s - before >= 3 * 64 * 0.05
+
+
 def test_batch_sizes_are_those_of_the_run_alone(bench: Bench) -> None:
     bench.batches = 1000
     with Meter(TARGET) as opened:

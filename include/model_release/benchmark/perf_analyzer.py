@@ -30,7 +30,7 @@ WINDOWS = 3
 #: What a process takes beside its windows.
 START_S = 0.3
 _LEAST_WINDOW_MS = 200
-_GRACE_S = 30
+_GRACE_S = 60
 #: What it says, by the place where it notices, when a window went by without an answer.
 _EMPTY_WINDOW = ("use a larger time window", "failed to find the requested model version")
 _LONGER = 4
