@@ -4,9 +4,11 @@ Airflow DAGs `release_<name>`: one for every model config of include/model_confi
     plan → export → validate → publish → benchmark → deploy → canary 10 → 50 → 100 → promote → finish
 
 With `canary.shadow` a shadow comes before the canary: real requests, whose answers nobody waits for.
-A restore goes from plan straight to deploy. With `canary.approval` a person says yes before deploy, or before the last
-stage. A verdict against the canary, or the failure of any task from deploy on, leads to roll_back. `finish` always runs
-and is the only leaf: the run is green only if what serves is what was asked.
+A restore goes from plan straight to deploy: a run that names a version, or the backfill of a date whose version is
+sealed. It preempts a release that runs, for which a build waits in plan. With `canary.approval` a person says yes
+before deploy, or before the last stage. A verdict against the canary, or the failure of any task from deploy on, leads
+to roll_back, and so does a dry run. `finish` always runs and is the only leaf: the run is green only if what serves is
+what was asked.
 """
 
 from __future__ import annotations
@@ -19,10 +21,12 @@ from model_release.spec import ModelSpec
 from model_release_airflow.approve import ApproveRelease
 from model_release_airflow.configs import read_configs
 from model_release_airflow.lineage import Publish
+from model_release_airflow.plan import Plan
 from model_release_airflow.schedules import params_of, schedule_of
 from model_release_airflow.steps import (
     APPROVE,
-    Plan,
+    Benchmark,
+    Finish,
     ReleaseStep,
     RollBack,
     build_or_restore,
@@ -48,7 +52,8 @@ def release_dag(spec: ModelSpec) -> DAG:
         doc_md=__doc__,
         schedule=schedule_of(spec),
         catchup=False,
-        max_active_runs=1,
+        # The claim lets one run at a time. Here more may start: a restore must not queue behind what it preempts.
+        max_active_runs=16,
         params=params_of(spec),
         default_args={"owner": spec.owner, "retries": 0},
         tags=["model-release", spec.name],
@@ -61,7 +66,7 @@ def release_dag(spec: ModelSpec) -> DAG:
         export = ReleaseStep(spec=spec, step="export", **SAFE)
         validate = ReleaseStep(spec=spec, step="validate", **SAFE)
         publish = Publish(spec=spec, step="publish", **SAFE)
-        benchmark = ReleaseStep(
+        benchmark = Benchmark(
             spec=spec,
             step="benchmark",
             pool="model_release_bench",
@@ -97,7 +102,7 @@ def release_dag(spec: ModelSpec) -> DAG:
         roll_back = RollBack(
             spec=spec, step="roll_back", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(15)
         )
-        finish = ReleaseStep(spec=spec, step="finish", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(10))
+        finish = Finish(spec=spec, step="finish", trigger_rule=TriggerRule.ALL_DONE, execution_timeout=minutes(10))
 
         # A stage may be left out of a plan, so every decision reaches all later stages, not only the next.
         for position, (_, verdict) in enumerate(stages):
@@ -105,6 +110,7 @@ def release_dag(spec: ModelSpec) -> DAG:
             for later in entries[position + 1 :]:
                 verdict >> Label("advance") >> later
             verdict >> Label("rollback") >> roll_back
+        begin_canary >> Label("dry run") >> roll_back
         stages[-1][1] >> Label("advance") >> promote >> roll_back >> finish
         promote >> finish
     return dag

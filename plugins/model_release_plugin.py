@@ -1,5 +1,5 @@
 """
-What Airflow's web server shows of releases: the report of each run, beside its graph and on its tasks.
+What Airflow's web server shows of releases (the report of each run), and its scheduler tells the runs of a backfill.
 
 Every process of Airflow loads this file, so what only the web server needs is imported there, at the first request.
 """
@@ -10,6 +10,7 @@ from typing import Any
 
 from airflow.plugins_manager import AirflowPlugin
 
+from model_release_airflow import backfills
 from model_release_airflow.links import PREFIX, ReportLink
 
 
@@ -34,3 +35,4 @@ class ModelReleasePlugin(AirflowPlugin):
         }
     ]
     operator_extra_links = [ReportLink()]
+    listeners = [backfills]

@@ -17,6 +17,16 @@ class Kind(StrEnum):
     """Takes a sealed version from the archive."""
 
 
+class Mode(StrEnum):
+    """How a release is judged, and whether it stays."""
+
+    NORMAL = "normal"
+    DRY_RUN = "dry_run"
+    """Everything up to a proved canary at weight 0, which is then taken away again."""
+    EMERGENCY = "emergency"
+    """Stable is bad: the canary is judged by the objectives alone, and the bakes are shorter."""
+
+
 def version_of(moment: datetime) -> int:
     """
     Return the version of a run: its logical date in UTC as YYYYMMDDHHMMSS.
@@ -56,6 +66,14 @@ class Release:
     by: str = ""
     sha256: str | None = None
     """The checkpoint's, as its training said it, where the model config leaves it to each release to pin the file."""
+    mode: Mode = Mode.NORMAL
+    backfill: bool = False
+    """A backfill of its date asks for it: a date that was never sealed is built, however old it is."""
+    asked_at: str | None = None
+    """Since when (ISO 8601) the order lies there, if it may be out of date: a promotion since then makes it stale."""
+    min_bake_s: float | None = None
+    max_bake_s: float | None = None
+    benchmark: bool = True
 
     @property
     def holder(self) -> str:
@@ -64,9 +82,9 @@ class Release:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the release as JSON values."""
-        return {**self.__dict__, "kind": str(self.kind)}
+        return {**self.__dict__, "kind": str(self.kind), "mode": str(self.mode)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Release:
         """Read what `to_dict` wrote."""
-        return cls(**{**values, "kind": Kind(values["kind"])})
+        return cls(**{**values, "kind": Kind(values["kind"]), "mode": Mode(values.get("mode", Mode.NORMAL))})

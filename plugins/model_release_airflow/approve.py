@@ -30,22 +30,22 @@ class ApproveRelease(AsksPeople):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Show the evidence, and wait in the triggerer, which goes on looking."""
-        asked = told(context, self.spec, lambda release: library_step("approve").ask(release, self.environment()))
+        asked = told(context, lambda release: library_step("approve").ask(release, self.environment()))
         if not asked["needed"]:
             return self._settled(context)
         self.ask_people(context, asked["subject"], asked["body"])
-        release = release_of(context, self.spec).to_dict()
+        release = release_of(context).to_dict()
         trigger = ApprovalTrigger(release=release, interval_s=asked["look_interval_s"])
         timeout_s = asked["hold_s"] + MOST_EXTENDED_S
         return self.defer(trigger=trigger, method_name="answered", timeout=timedelta(seconds=timeout_s))
 
     def answered(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Note the answer if it came by Airflow, and go on if it is a yes. Raises AirflowFailException otherwise."""
-        release = release_of(context, self.spec)
+        release = release_of(context)
         if ANSWER in event:
             self.note_answer(release, event)
         tell_people(release.model)
         return self._settled(context)
 
     def _settled(self, context: Context) -> dict[str, Any]:
-        return told(context, self.spec, lambda release: library_step("approve").settle(release, self.environment()))
+        return told(context, lambda release: library_step("approve").settle(release, self.environment()))

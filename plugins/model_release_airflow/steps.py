@@ -6,6 +6,7 @@ import importlib
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -13,12 +14,12 @@ from airflow.sdk import BaseOperator, Context, TriggerRule, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 from model_release.errors import ReleaseError
-from model_release.identity import Release
+from model_release.identity import Mode, Release
 from model_release.spec import ModelSpec
 from model_release_airflow.connection import environment_of_task
 from model_release_airflow.links import ReportLink
 from model_release_airflow.messages import channels_of
-from model_release_airflow.releases import release_of
+from model_release_airflow.releases import holder_of, planned_of, release_of
 
 ERROR = "error"
 """The XCom key under which a failed step leaves its sentence."""
@@ -63,18 +64,20 @@ class ReleaseStep(BaseOperator):
             result: dict[str, Any] = library_step(self.step).run(release, environment_of_task(), *arguments)
             return result
 
-        return told(context, self.spec, run)
+        return told(context, run)
 
 
-def told(context: Context, spec: ModelSpec, run: Callable[[Release], dict[str, Any]]) -> dict[str, Any]:
+def told(
+    context: Context, run: Callable[[Release], dict[str, Any]], asked: Callable[[], Release] | None = None
+) -> dict[str, Any]:
     """
-    Run something for the release of a run; its sentences go to the task's log.
+    Run something for the release of a run, which plan has made of what was `asked`; its sentences go to the task's log.
 
     Raises AirflowFailException, which is not tried again, unless the library says that another try may help.
     """
     release: Release | None = None
     try:
-        release = release_of(context, spec)
+        release = release_of(context) if asked is None else asked()
         result = run(release)
     except ReleaseError as error:
         log.error("%s", error)  # noqa: TRY400  # the sentence is for people; the traceback follows from Airflow
@@ -100,12 +103,15 @@ def tell_people(model: str) -> None:
     library_step("notify").tell(model, environment, channels_of(environment))
 
 
-class Plan(ReleaseStep):
-    """The first step, which freezes the spec for all others."""
+class Benchmark(ReleaseStep):
+    """The measurement on bench, unless it is switched off or sealed."""
 
     def execute(self, context: Context) -> dict[str, Any]:
-        """Run plan with the spec of the file as it is now."""
-        return self.run_step(context, self.spec)
+        """Run the step. Raises AirflowSkipException when plan says that there is nothing to measure."""
+        if (context["ti"].xcom_pull(task_ids="plan") or {}).get("skip_benchmark"):
+            message = "there is nothing to measure: the benchmark is sealed, or was switched off for this release"
+            raise AirflowSkipException(message)
+        return super().execute(context)
 
 
 class RollBack(ReleaseStep):
@@ -113,17 +119,49 @@ class RollBack(ReleaseStep):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Roll back unless the canary was promoted or never came near a fleet."""
-        run_id = context["dag_run"].run_id
-        states = context["ti"].get_task_states(dag_id=self.dag_id, run_ids=[run_id])[run_id]
-        if not needs_roll_back(states):
+        states = states_of(context)
+        promoted = context["ti"].xcom_pull(task_ids="promote") is not None
+        if not needs_roll_back(states, promoted=promoted):
             message = f"nothing to roll back: deploy is {states.get('deploy')}, promote is {states.get('promote')}"
             raise AirflowSkipException(message)
         return self.run_step(context, reason_to_go_back(context, states))
 
 
-def needs_roll_back(states: dict[str, Any]) -> bool:
-    """Say whether the canary fleet was touched and the canary did not become stable."""
-    return states.get("deploy") in ("success", "failed") and states.get("promote") != "success"
+class Finish(ReleaseStep):
+    """The last step, which alone gives the run its colour."""
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Compare what serves with what was asked; a run of which plan asked nothing is skipped, and says why.
+
+        Raises AirflowFailException with plan's own sentence for a run that plan refused, whose claim is given back.
+        """
+        plan = states_of(context).get("plan")
+        sentence = context["ti"].xcom_pull(task_ids="plan", key=ERROR)
+        if plan == "skipped":
+            raise AirflowSkipException(sentence or "plan was skipped")
+        if plan == "failed":
+            with suppress(ReleaseError):
+                library_step(self.step).run(holder_of(context, self.spec), environment_of_task())
+            message = f"plan: {sentence or 'the task died without a word, see its log'}"
+            raise AirflowFailException(message)
+        return super().execute(context)
+
+
+def states_of(context: Context) -> dict[str, Any]:
+    """Return the states of the run's tasks by their ids."""
+    run = context["dag_run"]
+    states: dict[str, Any] = context["ti"].get_task_states(dag_id=run.dag_id, run_ids=[run.run_id])[run.run_id]
+    return states
+
+
+def needs_roll_back(states: dict[str, Any], *, promoted: bool) -> bool:
+    """
+    Say whether the canary fleet was touched and the canary did not become stable.
+
+    A promote that was marked success by hand has `promoted` nothing: it left no result.
+    """
+    return states.get("deploy") in ("success", "failed") and not (promoted and states.get("promote") == "success")
 
 
 def reason_to_go_back(context: Context, states: dict[str, Any]) -> str:
@@ -137,7 +175,7 @@ def reason_to_go_back(context: Context, states: dict[str, Any]) -> str:
 @task.branch
 def build_or_restore(past_bench: str, ti: Any = None) -> str:
     """Go to export for a build, else past what the archive holds already; `past_bench` is what follows benchmark."""
-    planned = ti.xcom_pull(task_ids="plan")
+    planned = planned_of(ti)
     if planned["kind"] == "build":
         return "export"
     return past_bench if planned["skip_benchmark"] else "benchmark"
@@ -145,18 +183,22 @@ def build_or_restore(past_bench: str, ti: Any = None) -> str:
 
 @task.branch(trigger_rule=TriggerRule.ALL_SUCCESS)
 def first_stage(asked: int | None, ti: Any = None) -> str:
-    """Go to the first stage of the plan; a first release has the stage 100 alone."""
-    return entry_of(ti.xcom_pull(task_ids="plan")["stages"][0], asked)
+    """Go to the first stage of the plan; a first release has the stage 100 alone, a dry run none."""
+    planned = planned_of(ti)
+    return "roll_back" if planned["mode"] == Mode.DRY_RUN else entry_of(planned["stages"][0], asked)
 
 
 @task.branch
 def decide(stage: int, asked: int | None, ti: Any = None) -> str:
     """Go on or back, as the verdict of the stage says; before the stage `asked` a person is asked."""
     verdict = ti.xcom_pull(task_ids=watch_of(stage))
+    if verdict is None:
+        message = f"nobody has judged the stage {stage} %: the state of {watch_of(stage)} was set by hand"
+        raise AirflowFailException(message)
     log.info("stage %s %%: %s (%s), so: %s", stage, verdict["verdict"], verdict["reason"], verdict["action"])
     if verdict["action"] != "advance":
         return "roll_back"
-    later = [other for other in ti.xcom_pull(task_ids="plan")["stages"] if other > stage]
+    later = [other for other in planned_of(ti)["stages"] if other > stage]
     return entry_of(later[0], asked) if later else "promote"
 
 

@@ -1,4 +1,4 @@
-"""The waiting part of a canary stage: looks at both arms from the triggerer, where no worker slot is held."""
+"""What waits in the triggerer, where no worker slot is held: for a verdict on a stage, and for the claim of a model."""
 
 from __future__ import annotations
 
@@ -103,6 +103,43 @@ class ApprovalTrigger(BaseTrigger):
 def _approval_once(release: Release, environment: Environment) -> dict[str, Any]:
     look: dict[str, Any] = steps.library_step("approve").look(release, environment)
     return look
+
+
+class ClaimTrigger(BaseTrigger):
+    """Wait until nobody has the claim of a model; its event says who had it."""
+
+    def __init__(self, model: str, interval_s: float = 5.0) -> None:
+        super().__init__()
+        self.model = model
+        self.interval_s = interval_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another process needs to build this trigger."""
+        arguments = {"model": self.model, "interval_s": self.interval_s}
+        return ("model_release_airflow.triggers.ClaimTrigger", arguments)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Ask the ledger until the claim is free; a store that does not answer is asked again."""
+        waited_for = "nobody"
+        while True:
+            try:
+                environment = await environment_of_trigger()
+                holder = await asyncio.to_thread(_waits_for, self.model, environment)
+            except ReleaseError as error:
+                self.log.warning("it is not known who has %s: %s", self.model, error)
+            else:
+                if holder is None:
+                    yield TriggerEvent({"waited_for": waited_for})
+                    return
+                if holder != waited_for:
+                    self.log.info("%s is being released by %s: this build waits for it", self.model, holder)
+                waited_for = holder
+            await asyncio.sleep(self.interval_s)
+
+
+def _waits_for(model: str, environment: Environment) -> str | None:
+    holder: str | None = steps.library_step("plan").waits_for(model, environment)
+    return holder
 
 
 def _look_once(release: Release, environment: Environment, stage: int) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from model_release.spec import ModelSpec
 from model_release_airflow.asking import ANSWER, MOST_EXTENDED_S, AsksPeople
-from model_release_airflow.releases import release_of
+from model_release_airflow.releases import planned_of, release_of
 from model_release_airflow.steps import ERROR, library_step, tell_people
 from model_release_airflow.triggers import LookTrigger
 
@@ -37,14 +37,14 @@ class WatchCanary(AsksPeople):
         self._wait(context, asked=False)
 
     def _wait(self, context: Context, *, asked: bool) -> NoReturn:
-        canary = self.spec.canary
+        planned = planned_of(context["ti"])  # by the spec that plan has frozen, whatever the file says by now
         trigger = LookTrigger(
-            release=release_of(context, self.spec).to_dict(),
+            release=release_of(context).to_dict(),
             stage=self.stage,
-            interval_s=canary.look_interval_s,
+            interval_s=planned["look_interval_s"],
             asked=asked,
         )
-        timeout_s = canary.max_bake_s + canary.hold_s + (MOST_EXTENDED_S if asked else _GRACE_S)
+        timeout_s = planned["longest_stage_s"] + (MOST_EXTENDED_S if asked else _GRACE_S)
         self.defer(trigger=trigger, method_name="judged", timeout=timedelta(seconds=timeout_s))
 
     def judged(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
@@ -53,7 +53,7 @@ class WatchCanary(AsksPeople):
 
         Raises AirflowFailException when looking itself failed.
         """
-        release = release_of(context, self.spec)
+        release = release_of(context)
         if ANSWER in event:
             if self.note_answer(release, event) == "extend":
                 self._ask(context, library_step("watch").look(release, self.environment(), self.stage))
@@ -69,6 +69,6 @@ class WatchCanary(AsksPeople):
         return event
 
     def _ask(self, context: Context, look: dict[str, Any]) -> None:
-        release = release_of(context, self.spec)
+        release = release_of(context)
         asked = library_step("held").question(release, self.environment(), self.stage, look)
         self.ask_people(context, asked["subject"], asked["body"])

@@ -15,7 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARY = "model_release"
-CORE = {"errors", "spec", "spec_files", "identity", "environment"}
+CORE = {"errors", "spec", "spec_files", "identity", "environment", "asked"}
 PARTS = {
     *("intake", "isolation", "landlock", "wire", "export", "parity", "build", "build_ensemble", "report"),
     *("repository", "ledger", "triton", "benchmark", "traffic", "gates", "messages"),

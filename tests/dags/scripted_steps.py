@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+
+from model_release.identity import Kind
 
 PROJECT = Path(__file__).resolve().parents[2]
 ENVIRONMENT: dict[str, Any] = {
@@ -19,6 +22,10 @@ ENVIRONMENT: dict[str, Any] = {
 }
 
 
+#: Runs the DAG; see the fixture `run`.
+Run = Callable[..., tuple[str, dict[str, str]]]
+
+
 class Script:
     """The library's steps as a test wants them: what each returns or raises, and the order of the calls."""
 
@@ -28,10 +35,11 @@ class Script:
         self.releases: list[Any] = []
         self.reasons: list[str] = []
         self.stages = [10, 50, 100]
-        self.kind = "build"
         self.skip_benchmark = False
         self.failures: dict[str, list[Exception]] = {}
         self.looks: dict[int, list[dict[str, Any]]] = {}
+        self.sealed: set[int] = set()
+        self.holders: list[str | None] = []
 
     def fail(self, call: str, *errors: Exception) -> None:
         """Let the next calls of a step raise these errors, one after the other."""
@@ -43,6 +51,8 @@ class Script:
             run=lambda *arguments: self._run(name, *arguments),
             look=self._look,
             tell=lambda model, *_: self.told.append(model),
+            kind_of_date=lambda _, version, __: Kind.RESTORE if version in self.sealed else Kind.BUILD,
+            waits_for=lambda *_: self.holders.pop(0) if self.holders else None,
         )
 
     def _run(self, name: str, release: Any, environment: Any, *arguments: Any) -> dict[str, Any]:
@@ -52,15 +62,21 @@ class Script:
         if name == "plan":
             assert arguments[0].name == release.model
             return {
+                "release": release.to_dict(),
                 "model": release.model,
-                "kind": self.kind,
+                "version": release.version,
+                "checkpoint": release.checkpoint or "s3://training/echo/model.safetensors",
+                "kind": str(release.kind),
+                "mode": str(release.mode),
                 "stages": self.stages,
+                "look_interval_s": 0.5,
+                "longest_stage_s": 60,
                 "skip_benchmark": self.skip_benchmark,
-                "lines": [f"{self.kind} {release.model} version {release.version}"],
+                "lines": [f"{release.kind} {release.model} version {release.version}"],
             }
         if name == "roll_back":
             self.reasons.append(arguments[0])
-        return {"step": name}
+        return {"step": name, "release_digest": "d"} if name == "publish" else {"step": name}
 
     def _look(self, release: Any, environment: Any, stage: int) -> dict[str, Any]:
         assert environment.s3.bucket == "models"

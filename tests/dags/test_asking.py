@@ -108,11 +108,10 @@ def context() -> Any:
     run = SimpleNamespace(
         run_id="r", logical_date=RUN, run_after=RUN, clear_number=0, triggering_user_name="ada", run_type="manual"
     )
-    ti = SimpleNamespace(
-        id="ti-1", xcom_pull=lambda **_: {"model": "echo"}, xcom_push=lambda **_: None,
-    )  # fmt: skip
-    params = {"checkpoint": None, "restore_version": None, "reason": ""}
-    return {"dag_run": run, "ti": ti, "task_instance": ti, "params": params, "triggering_asset_events": {}}
+    release = {"model": "echo", "version": 20260504000000, "kind": "build", "run_id": "r"}
+    planned = {"release": release, "look_interval_s": 1, "longest_stage_s": 60}
+    ti = SimpleNamespace(id="ti-1", xcom_pull=lambda **_: planned, xcom_push=lambda **_: None)
+    return {"dag_run": run, "ti": ti, "task_instance": ti, "params": {}, "triggering_asset_events": {}}
 
 
 def answer(option: str, **given: Any) -> dict[str, Any]:

@@ -2,53 +2,17 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
-from itertools import count
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from scripted_steps import PROJECT, Script, look
+from scripted_steps import PROJECT, Run, Script, look
 
 from model_release.errors import LoadFailed, NotAsAsked, ParityFailed, RolledBack, StoreUnavailable
+from model_release.spec_files import load_spec
 
 BUILD = ["plan", "export", "validate", "publish", "benchmark", "deploy"]
 RED = NotAsAsked("echo", ["version 1 has the traffic"])
-Run = Callable[..., tuple[str, dict[str, str]]]
-_days = count()
-
-
-def release_dag() -> Any:
-    """Read the DAG anew: a run in this process leaves its params in the DAG's object."""
-    from airflow.dag_processing.dagbag import DagBag
-
-    dag = DagBag(PROJECT / "dags" / "model_release.py").dags["release_echo"]
-    for task in dag.tasks:
-        task.retry_delay = timedelta(0)
-    return dag
-
-
-@pytest.fixture
-def run(script: Script, monkeypatch: pytest.MonkeyPatch) -> Run:
-    """Return a function that runs the DAG in this process and returns (run state, task states by id)."""
-    from airflow.models.taskinstance import TaskInstance
-    from airflow.utils.session import create_session
-    from sqlalchemy import select
-
-    sleep = time.sleep
-    # dag.test() waits a second each time that it only had tasks to skip.
-    monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
-
-    def run_dag(logical_date: datetime | None = None, **conf: Any) -> tuple[str, dict[str, str]]:
-        date = logical_date or datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=next(_days))
-        finished = release_dag().test(logical_date=date, run_conf=conf)
-        with create_session() as session:
-            mine = (TaskInstance.run_id == finished.run_id, TaskInstance.dag_id == "release_echo")
-            states = {task.task_id: str(task.state) for task in session.scalars(select(TaskInstance).where(*mine))}
-        return str(finished.state), states
-
-    return run_dag
 
 
 def test_the_first_release_has_one_stage_of_100(run: Run, script: Script) -> None:
@@ -165,7 +129,7 @@ def test_a_refused_plan_touches_nothing(run: Run, script: Script) -> None:
 
 
 def test_a_restore_goes_straight_to_deploy(run: Run, script: Script) -> None:
-    script.kind, script.skip_benchmark, script.stages = "restore", True, [100]
+    script.skip_benchmark, script.stages = True, [100]
 
     state, tasks = run(restore_version=20260101000000, reason="wrong labels")
 
@@ -176,7 +140,7 @@ def test_a_restore_goes_straight_to_deploy(run: Run, script: Script) -> None:
 
 
 def test_a_restore_that_was_never_benchmarked_is_benchmarked(run: Run, script: Script) -> None:
-    script.kind, script.stages = "restore", [100]
+    script.stages = [100]
 
     state, _ = run(restore_version=20260101000000, reason="wrong labels")
 
@@ -187,10 +151,90 @@ def test_a_restore_that_was_never_benchmarked_is_benchmarked(run: Run, script: S
 def test_a_restore_without_a_reason_is_refused(run: Run, script: Script) -> None:
     state, _ = run(restore_version=20260101000000)
 
-    assert (state, script.calls) == ("failed", [])
+    assert (state, script.calls) == ("failed", ["finish"])
 
 
 def test_a_checkpoint_of_the_form_is_the_releases(run: Run, script: Script) -> None:
     run(checkpoint="s3://training/echo/other.safetensors")
 
     assert {release.checkpoint for release in script.releases} == {"s3://training/echo/other.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("marked", "calls"),
+    [
+        ("^plan$", []),
+        ("^deploy$", [*BUILD[:-1], "shift 10", "look 10"]),
+        (r"^canary_10\.watch$", [*BUILD, "shift 10"]),
+        ("^promote$", [*BUILD, *(f"{part} {stage}" for stage in (10, 50, 100) for part in ("shift", "look"))]),
+    ],
+)
+def test_a_task_that_was_set_to_success_by_hand_leads_back(
+    run: Run, script: Script, marked: str, calls: list[str]
+) -> None:
+    """`finish` compares what serves with what was asked, and the ledger refuses what was not judged: here by script."""
+    script.fail("shift 50", RED) if marked == "^deploy$" else None
+    script.fail("finish", RED)
+
+    state, tasks = run(marked=marked)
+
+    assert state == "failed"
+    assert script.calls[: len(calls)] == calls
+    if marked == "^plan$":
+        assert script.calls == []
+        assert tasks["build_or_restore"] == "failed"
+    else:
+        assert script.calls[-2:] == ["roll_back", "finish"]
+
+
+def test_a_roll_back_that_was_set_to_success_by_hand_makes_no_run_green(run: Run, script: Script) -> None:
+    script.looks[10] = [look("rollback")]
+    script.fail("finish", RED)
+
+    state, _ = run(marked="^roll_back$")
+
+    assert state == "failed"
+    assert script.calls[-1] == "finish"
+
+
+def test_a_dry_run_comes_to_the_canary_and_goes_back_green(run: Run, script: Script) -> None:
+    state, tasks = run(dry_run=True)
+
+    assert (state, script.calls) == ("success", [*BUILD, "roll_back", "finish"])
+    assert script.reasons == [""]
+    assert {tasks[f"canary_{stage}.shift"] for stage in (10, 50, 100)} == {"skipped"}
+
+
+def test_a_release_without_a_benchmark_goes_from_publish_to_deploy(run: Run, script: Script) -> None:
+    script.skip_benchmark = True
+
+    state, tasks = run(benchmark=False)
+
+    assert (state, tasks["benchmark"]) == ("success", "skipped")
+    assert script.calls[:6] == ["plan", "export", "validate", "publish", "deploy", "shift 10"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"restore_version": 123},
+        {"restore_version": "20261301000000"},
+        {"checkpoint": "http://elsewhere/model.pt"},
+        {"min_bake_s": -1},
+        {"max_bake_s": 0},
+        {"dry_run": "perhaps"},
+        {"reason": None},
+    ],
+    ids=str,
+)
+def test_a_value_that_does_not_hold_makes_no_run(form: dict[str, Any]) -> None:
+    from airflow.sdk.definitions.param import ParamsDict
+    from airflow.sdk.exceptions import ParamValidationError
+
+    from model_release_airflow.schedules import params_of
+
+    params = ParamsDict(dict(params_of(load_spec(PROJECT / "tests" / "dags" / "model_configs" / "echo.yaml"))))
+    [(name, value)] = form.items()
+
+    with pytest.raises(ParamValidationError, match=f"Invalid input for param {name}"):
+        params[name] = value

@@ -21,7 +21,7 @@ def test_a_release_under_which_another_model_begins_to_fail_goes_back(model: Mod
             await_true(lambda: known.by_version().get(str(FIRST), 0) > 300, "the neighbour is known")
             failed = known.failed()  # before it was released
 
-            release = model.build(SECOND)
+            release = model.build(SECOND, benchmark=False)
             plan.run(release, model.environment, model.spec)
             for step in (export, validate, publish, deploy):
                 step.run(release, model.environment)

@@ -235,7 +235,7 @@ def held_and_dead(model: Model, version: int, margin: float) -> Model:
     with Clients(held):
         held.release(held.build(FIRST))
     dying = held.environment.model_copy(update={"lease_s": LEASE_S})
-    release = held.build(version)
+    release = held.build(version, benchmark=False)
     plan.run(release, held.environment, held.spec)
     for step in (export, validate, publish, deploy):
         step.run(release, held.environment)

@@ -132,7 +132,7 @@ def test_the_guard_recycles_a_replica_whose_load_of_stable_hangs(sandbox: Sandbo
 
 
 def test_a_replica_that_failed_to_load_the_canary_is_recycled_by_the_rollback(sandbox: Sandbox, served: Model) -> None:
-    sick, before, release = replicas(served, "green")[0], pids(sandbox), served.build(SECOND)
+    sick, before, release = replicas(served, "green")[0], pids(sandbox), served.build(SECOND, benchmark=False)
     plan.run(release, served.environment, served.spec)
     for step in (export, validate, publish):
         step.run(release, served.environment)

@@ -11,13 +11,19 @@ import typer
 
 from model_release.cli.output import Contract, Output, Sha256, new_run_id
 from model_release.errors import RouteAloneSetBack, StoreUnavailable
-from model_release.identity import Kind, Release, version_of
+from model_release.identity import Kind, Mode, Release, version_of
 from model_release.ledger.state import State, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec
 from model_release.spec_files import find_served
 
 Name = Annotated[str, typer.Argument(help="Model.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Up to a proved canary without traffic; then it is undone.")]
+Emergency = Annotated[
+    bool, typer.Option("--emergency", help="Stable is bad: the objectives alone judge, bakes are a quarter as long.")
+]
+MinBake = Annotated[float | None, typer.Option(min=0, help="Seconds that each stage lasts at least.")]
+MaxBake = Annotated[float | None, typer.Option(min=0, help="Seconds after which a stage is held, or ends.")]
 STEPS = (
     "plan", "export", "validate", "publish", "benchmark", "deploy", "shift", "watch", "promote", "roll_back", "finish",
 )  # fmt: skip
@@ -36,6 +42,12 @@ def release(
     checkpoint: Annotated[str | None, typer.Option(help="URI; by default what the config says.")] = None,
     version: Annotated[int | None, typer.Option(help="YYYYMMDDHHMMSS; by default now, in UTC.")] = None,
     sha256: Sha256 = None,
+    reason: Annotated[str, typer.Option(help="Why; an emergency has to say it.")] = "",
+    dry_run: DryRun = False,
+    emergency: Emergency = False,
+    min_bake_s: MinBake = None,
+    max_bake_s: MaxBake = None,
+    benchmark: Annotated[bool, typer.Option(help="Measure on bench, and tune the batching.")] = True,
 ) -> None:
     """Release a checkpoint through the canary, without Airflow."""
     output: Output = context.obj
@@ -46,8 +58,13 @@ def release(
         kind=Kind.BUILD,
         run_id=new_run_id("release"),
         checkpoint=checkpoint,
+        reason=reason,
         by=getpass.getuser(),
         sha256=sha256,
+        mode=_mode(dry_run=dry_run, emergency=emergency),
+        min_bake_s=min_bake_s,
+        max_bake_s=max_bake_s,
+        benchmark=benchmark,
     )
     _tell_story(output, asked, spec)
 
@@ -58,11 +75,16 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why; it is kept in the ledger.")],
     to: Annotated[int | None, typer.Option(help="A sealed version.")] = None,
     contract: Contract = None,
+    dry_run: DryRun = False,
+    emergency: Emergency = False,
+    min_bake_s: MinBake = None,
+    max_bake_s: MaxBake = None,
 ) -> None:
     """Go back: abort a live canary, else restore the standby, or the newest promoted version, or the one asked for."""
     from model_release.steps import abort, notify
 
     output: Output = context.obj
+    mode = _mode(dry_run=dry_run, emergency=emergency)
     model, store = output.model(name, contract), ObjectStore(output.environment.s3)
     try:
         state = StateFile(store, model).read()
@@ -72,9 +94,19 @@ def rollback(
         raise
 
     def asked(version: int, what: str) -> Release:
-        return Release(model, version, Kind.RESTORE, new_run_id(what), reason=reason, by=getpass.getuser())
+        return Release(
+            model,
+            version,
+            Kind.RESTORE,
+            new_run_id(what),
+            reason=reason,
+            by=getpass.getuser(),
+            mode=mode,
+            min_bake_s=min_bake_s,
+            max_bake_s=max_bake_s,
+        )
 
-    if to is None and state.canary is not None:
+    if to is None and state.canary is not None and mode is not Mode.DRY_RUN:
         result = abort.run(asked(state.canary.version, "abort"), output.environment)
         notify.tell(model, output.environment)
         output.say(f"[green]ok[/green] the canary {result['version']} of {model} is gone and rejected: {reason}")
@@ -82,6 +114,12 @@ def rollback(
         return
     version = to if to is not None else abort.target(state)
     _tell_story(output, asked(version, "rollback"), _spec_of(output.spec(name), state, store))
+
+
+def _mode(*, dry_run: bool, emergency: bool) -> Mode:
+    if dry_run and emergency:
+        raise typer.BadParameter("a dry run moves no traffic, so it helps in no emergency: choose one")
+    return Mode.DRY_RUN if dry_run else Mode.EMERGENCY if emergency else Mode.NORMAL
 
 
 def _spec_of(spec: ModelSpec, state: State, store: ObjectStore) -> ModelSpec:
@@ -151,7 +189,8 @@ def _tell_story(output: Output, asked: Release, spec: ModelSpec) -> None:
         told.append({"step": what.step, "seconds": what.seconds, "result": what.result, "error": error})
 
     result = story.run(asked, output.environment, spec, tell)
-    output.say(f"[green]{asked.model} serves version {result['stable']}[/green]")
+    undone = f"; the dry run of {asked.version} was undone" if asked.mode is Mode.DRY_RUN else ""
+    output.say(f"[green]{asked.model} serves version {result['stable']}{undone}[/green]")
     output.give({"release": asked.to_dict(), "result": result, "steps": told})
 
 

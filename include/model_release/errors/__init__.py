@@ -3,6 +3,7 @@ Every error of the library, as classes that take facts and build the sentence.
 
     ReleaseError
     ├── BadInput                 the user has to change something
+    │   ├── AskedWrongly         what was asked of a release does not fit together
     │   ├── BadModelConfig       a model config or environment file does not hold
     │   ├── SigningKeyUnusable   a key of the environment's signing does not open
     │   ├── SignerMissing
@@ -39,6 +40,8 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── CanaryLive
     │   ├── VersionRejected
     │   ├── StaleBuild
+    │   ├── OrderStale           another version was promoted since it was asked for
+    │   ├── NotBenchmarked
     │   ├── AlreadyStable
     │   ├── ContractBroken
     │   ├── NothingToRollBackTo
@@ -86,6 +89,7 @@ A message says what happened, where, what was got, what is allowed, and what to 
 from __future__ import annotations
 
 from model_release.errors.bad_input import (
+    AskedWrongly,
     BadModelConfig,
     CheckpointMissing,
     CheckpointUnreadable,
@@ -156,8 +160,10 @@ from model_release.errors.refused import (
     ClaimHeld,
     ContractBroken,
     NoAdvanceVerdict,
+    NotBenchmarked,
     NothingToDecide,
     NothingToRollBackTo,
+    OrderStale,
     RouteTakenOver,
     SignatureMissing,
     StaleBuild,
@@ -182,6 +188,7 @@ __all__ = [
     "AccuracyNotProven",
     "AccuracyTooLow",
     "AlreadyStable",
+    "AskedWrongly",
     "BadInput",
     "BadModelConfig",
     "BatchDependent",
@@ -213,12 +220,14 @@ __all__ = [
     "NoAdvanceVerdict",
     "NotApproved",
     "NotAsAsked",
+    "NotBenchmarked",
     "NotDeterministic",
     "NotFinite",
     "NothingToDecide",
     "NothingToRollBackTo",
     "ObjectiveNotMet",
     "OnnxUnusable",
+    "OrderStale",
     "OutputMisdeclared",
     "Overflow",
     "ParityFailed",

@@ -28,6 +28,13 @@ class BadModelConfig(BadInput):
         super().__init__(f"{path} is not valid: {lines}. Correct the file, then run 'model-release check'.")
 
 
+class AskedWrongly(BadInput):
+    """What was asked of a release does not fit together."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(f"what was asked of {model} does not hold: {why}. Nothing was started; ask again.")
+
+
 class StoreLacksVerb(BadInput):
     """The S3 of the environment answers, and does not do something that every release relies on."""
 

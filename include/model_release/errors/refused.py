@@ -110,7 +110,29 @@ class StaleBuild(Refused):
     def __init__(self, model: str, version: int, newest: int) -> None:
         super().__init__(
             f"the build {version} of {model} is stale: {newest} was decided later. "
-            "Restore a sealed version with 'model-release rollback --to', or release a newer checkpoint."
+            "Restore a sealed version with a backfill of its date or with 'model-release rollback --to', or release a "
+            "newer checkpoint."
+        )
+
+
+class OrderStale(Refused):
+    """Another version was promoted since this release was asked for."""
+
+    def __init__(self, model: str, version: int, asked_at: str, newest: int, promoted_at: str) -> None:
+        super().__init__(
+            f"version {version} of {model} was asked for at {asked_at}, and version {newest} was promoted since, at "
+            f"{promoted_at}: an old order, cleared or left waiting, moves no traffic. If it is still wanted, ask anew: "
+            f"a new backfill of its date, or model-release rollback {model} --to {version} --reason '...'."
+        )
+
+
+class NotBenchmarked(Refused):
+    """The benchmark that was planned has not sealed anything."""
+
+    def __init__(self, model: str, version: int) -> None:
+        super().__init__(
+            f"version {version} of {model} was to be benchmarked, and no benchmark of it is sealed: it goes on no "
+            "fleet. Let the benchmark run, or release with the benchmark switched off."
         )
 
 
@@ -118,6 +140,7 @@ class AlreadyStable(Refused):
     """The version that is asked for has the traffic already."""
 
     def __init__(self, model: str, version: int, canary: int | None = None) -> None:
+        self.canary = canary
         live = f" To end its live canary {canary}: model-release rollback {model} --reason '...'." if canary else ""
         super().__init__(
             f"version {version} of {model} is stable already: there is nothing to release. "

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from typing import Self
 
 from model_release.errors import ClaimHeld, ReleaseError, Superseded
-from model_release.identity import Release
+from model_release.identity import Kind, Mode, Release
 from model_release.ledger.state import ClaimRecord, State, StateFile
 from model_release.repository.store import ObjectStore
 
@@ -82,7 +82,7 @@ class Claim:
         self._renewer.join()
 
 
-def _busy_until(claim: ClaimRecord) -> datetime:
+def busy_until(claim: ClaimRecord) -> datetime:
     """Return when others may take a claim over: once its lease is over, or a person has not answered in time."""
     if claim.phase == APPROVE and claim.held_until is not None:
         return max(claim.expires_at, claim.held_until)
@@ -102,10 +102,10 @@ def take(
     """
     Take the model's claim for one try of a step and raise the epoch.
 
-    A release `begins` with its first step. A restore then preempts whoever holds the claim; a build waits for a live
-    one and takes an expired one over. Every other step demands that its own run holds the claim. The step that `ends`
-    a release gives the claim back: a try of it that comes after one that died may have it again, unless another
-    release began since.
+    A release `begins` with its first step. A restore then preempts whoever holds the claim; a build, and a dry run of
+    anything, waits for a live one and takes an expired one over. Every other step demands that its own run holds the
+    claim. The step that `ends` a release gives the claim back: a try of it that comes after one that died may have it
+    again, unless another release began since.
     Raises ClaimHeld, and Superseded for a run that lost the claim before: it never gets it back.
     """
     now = store.now()
@@ -117,14 +117,16 @@ def take(
             raise Superseded(release.model, 0, state.epoch, holder)
         superseded = state.superseded
         if held is not None and held.holder != release.holder:
-            until = _busy_until(held)
-            if until > now and release.kind != "restore":
+            until = busy_until(held)
+            preempts = release.kind is Kind.RESTORE and release.mode is not Mode.DRY_RUN
+            if until > now and not preempts:
                 raise ClaimHeld(release.model, held.holder, held.phase, (until - now).total_seconds())
             superseded = [*superseded, held.holder][-_SUPERSEDED_KEPT:]
         claim = ClaimRecord(
             run_id=release.run_id,
             clear_number=release.clear_number,
             kind=release.kind,
+            mode=release.mode,
             version=release.version,
             phase=phase,
             expires_at=now + timedelta(seconds=lease_s),

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from model_release.errors import BytesDiffer, StoreUnavailable
-from model_release.identity import Kind
+from model_release.identity import Kind, Mode
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
 
 _TRIES = 30
@@ -57,7 +57,7 @@ class ClaimRecord(Part):
     run_id: str
     clear_number: int
     kind: Kind
-    mode: Literal["normal", "dry_run", "emergency"] = "normal"
+    mode: Mode = Mode.NORMAL
     version: int
     phase: str
     expires_at: datetime
@@ -130,13 +130,24 @@ class Running(Part):
     """By the stage that was held, or `approval`."""
     extended_s: dict[str, float] = {}
     """How much longer than its `hold_s` a person lets each of them wait."""
-    outcome: Literal["running", "promoted", "rolled_back", "stale", "failed"] = "running"
+    outcome: Literal["running", "promoted", "rolled_back", "undone", "stale", "failed"] = "running"
+    """`undone`: a dry run that came to its end and was taken away again."""
     failure: str = ""
+    mode: Mode = Mode.NORMAL
+    benchmark_due: bool = False
+    """Whether no fleet may get the version before its benchmark is sealed."""
+    standby_before: Placement | None = None
+    """What was warm when the release began; a dry run puts it back."""
 
     @property
     def holder(self) -> str:
         """The run and its clear number."""
         return f"{self.run_id}#{self.clear_number}"
+
+    @property
+    def judged_alone(self) -> bool:
+        """Whether the objectives judge the canary: there is no stable to compare with, or it is what is bad."""
+        return self.first_release or self.mode is Mode.EMERGENCY
 
 
 class State(Part):

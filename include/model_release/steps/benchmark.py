@@ -17,7 +17,7 @@ from model_release.benchmark.memory import Fit, Watch, fit
 from model_release.benchmark.versus import LEAST_TO_STOP
 from model_release.environment import Environment, Replica
 from model_release.errors import BenchBusy, BenchDied, BenchLost, DoesNotFit, ObjectiveNotMet, ReplicaUnavailable
-from model_release.identity import Release
+from model_release.identity import Mode, Release
 from model_release.ledger.turn import TurnLost, Turns, TurnTaken
 from model_release.parity.accuracy import Right
 from model_release.parity.report import AccuracyReport
@@ -198,7 +198,7 @@ def _compare_with_stable(
     there is nothing to compare with. Raises ObjectiveNotMet when the candidate is shown to be too slow.
     """
     spec, stable = step.spec, step.claim.check().stable
-    if stable is None:
+    if stable is None or step.running.mode is Mode.EMERGENCY:
         return None, None
     stable_base = step.archive.require(stable.version)
     stable_spec = spec_of(step, stable_base)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import ProofFailed, ReplicaUnavailable
+from model_release.errors import NotBenchmarked, ProofFailed, ReplicaUnavailable
 from model_release.identity import Release
 from model_release.ledger.state import Placement, State
 from model_release.steps import bystanders
@@ -21,14 +21,16 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Bring the version onto the canary fleet and prove it on each replica's own port; a standby is used if it is it.
 
-    Raises NotApproved, CanaryQueued, VersionNotFound, SignatureMissing, SignatureInvalid, BytesDiffer, LoadFailed,
-    ProofFailed, ReplicaUnavailable; no weight was moved then.
+    Raises NotApproved, CanaryQueued, NotBenchmarked, VersionNotFound, SignatureMissing, SignatureInvalid, BytesDiffer,
+    LoadFailed, ProofFailed, ReplicaUnavailable; no weight was moved then.
     """
     with begin(release, environment, "deploy") as step, watching_stable(step):
         require_approval(step.running, "before_canary")
         await_turn(step)
         fleet = step.running.fleet
         base = step.archive.require(release.version)
+        if step.running.benchmark_due and step.archive.sealed(release.version, "tuned") is None:
+            raise NotBenchmarked(release.model, release.version)
         step.signatures.require(base)  # a standby too: it is proved by what lies in the archive now
         bundle = sealed_bundle(step, release.version)
         placed = Placement(fleet=fleet, version=release.version, digest=bundle.digest)

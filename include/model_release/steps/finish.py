@@ -16,7 +16,7 @@ from model_release.steps.serve import prove, sealed_bundle
 
 def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
-    Compare what serves with what was asked, then end the claim.
+    Compare what serves with what was asked, of a dry run with what served before, then end the claim.
 
     Raises RolledBack with the reason, NotAsAsked with every difference, Superseded when another release took over.
     """
@@ -39,6 +39,8 @@ def _finish(release: Release, environment: Environment) -> dict[str, Any]:
                 raise RolledBack(release.model, release.version, running.failure)
             if running.outcome == "promoted":
                 differences = _differences(step)
+            elif running.outcome == "undone":
+                differences = _left_behind(step)
             else:
                 differences = [*([running.failure.rstrip(".")] if running.failure else []), _where_it_stopped(step)]
             if differences:
@@ -47,9 +49,11 @@ def _finish(release: Release, environment: Environment) -> dict[str, Any]:
             step.event("finished", green=False, reason=str(error), outcome=running.outcome)
             _give_back(step, "failed" if running.outcome == "running" else running.outcome)
             raise
-        step.event("finished", green=True, stable=release.version)
-        _give_back(step, "promoted")
-        return {"model": release.model, "stable": release.version, "green": True}
+        stable = step.claim.check().stable
+        serves = stable.version if stable else None
+        step.event("finished", green=True, stable=serves)
+        _give_back(step, running.outcome)
+        return {"model": release.model, "stable": serves, "green": True}
 
 
 def _where_it_stopped(step: Step) -> str:
@@ -60,15 +64,31 @@ def _where_it_stopped(step: Step) -> str:
 
 def _differences(step: Step) -> list[str]:
     """Return every way in which router, replicas and ledger differ from the asked version as stable."""
-    state, release = step.claim.check(), step.release
-    if state.stable is None or state.stable.version != release.version:
+    state = step.claim.check()
+    if state.stable is None or state.stable.version != step.release.version:
         return [_where_it_stopped(step)]
-    found = []
-    route, wanted = step.router.read(release.model), route_of(state, step, canary_percent=0)
+    return _not_serving(step)
+
+
+def _left_behind(step: Step) -> list[str]:
+    """Return every way in which a dry run has left the model other than it was."""
+    state, before = step.claim.check(), step.running.standby_before
+    canary = [f"the canary {state.canary.version} is still on {state.canary.fleet}"] if state.canary else []
+    standby = [f"the standby {before.version} is not back"] if before is not None and state.standby != before else []
+    return [*canary, *standby, *_not_serving(step)]
+
+
+def _not_serving(step: Step) -> list[str]:
+    """Return every way in which router and replicas differ from the ledger's stable."""
+    state, found = step.claim.check(), []
+    route, wanted = step.router.read(step.model), route_of(state, step, canary_percent=0)
     if route is None or (route.weights, route.versions) != (wanted.weights, wanted.versions):
         found.append(f"the route is {route.weights if route else 'missing'}, not {wanted.weights}")
+    if state.stable is None:
+        return found
     try:
-        prove(step, state.stable.fleet, step.archive.require(release.version), sealed_bundle(step, release.version))
+        version = state.stable.version
+        prove(step, state.stable.fleet, step.archive.require(version), sealed_bundle(step, version))
     except ReleaseError as error:
         found.append(str(error))
     return found

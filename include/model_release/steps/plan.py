@@ -6,28 +6,36 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
+from model_release.asked import spec_as_asked
 from model_release.environment import FLEETS, Environment
 from model_release.errors import BadModelConfig, StaleBuild
 from model_release.gates.plan import StagePlan
-from model_release.identity import Kind, Release, date_of
+from model_release.identity import Kind, Mode, Release, date_of
 from model_release.intake import require_pin
+from model_release.ledger.claim import busy_until
 from model_release.ledger.state import Running, State, StateFile
+from model_release.repository.archive import Archive
 from model_release.repository.probe import require_verbs
 from model_release.repository.signing import require_usable
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec, render_template
 from model_release.steps import ensemble
 from model_release.steps.context import Seen, Step, begin, freeze_spec
-from model_release.steps.forecast import forecast, present
+from model_release.steps.forecast import READ_FOR_S, forecast, present
 from model_release.steps.neighbours import refuse_clash
 from model_release.steps.policy import builds_with, refuse_start
-from model_release.steps.refusals import refuse, refuse_router
+from model_release.steps.refusals import refuse, refuse_router, refuse_stable
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.shadow import stages_of
 from model_release.traffic import connect
 from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
+
+_SAID_OF_MODE = {
+    Mode.DRY_RUN: ["a dry run: no stage is shifted to; the canary is proved at weight 0, and taken away again"],
+    Mode.EMERGENCY: ["an emergency: stable counts as bad, so the objectives alone judge the canary in every stage"],
+}
 
 
 def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str, Any]:
@@ -36,13 +44,14 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
 
     What may not be released is refused before anything is touched; a restore also before it preempts anybody.
 
-    Returns kind, version, fleet, stages, first_release, skip_benchmark, checkpoint, `forecast` (what each stage
-    needs) and `lines` for people.
-    Raises BadModelConfig, CheckpointUnsafe, StoreLacksVerb, ClaimHeld, StaleBuild, VersionRejected, VersionNotFound,
-    AlreadyStable, ContractBroken, VersionPruned, ReplicaUnavailable, RouterLacks, SignerMissing, SigningKeyUnusable,
-    SignatureMissing, SignatureInvalid, ChangeFrozen, TooManyReleases.
+    Returns the release itself, its kind, mode, version, fleet, stages, first_release, skip_benchmark, approval,
+    checkpoint, how often and for how long at most a stage is looked at, `forecast` (what each stage needs) and `lines`
+    for people.
+    Raises AskedWrongly, OrderStale, BadModelConfig, CheckpointUnsafe, StoreLacksVerb, ClaimHeld, StaleBuild,
+    VersionRejected, VersionNotFound, AlreadyStable, ContractBroken, VersionPruned, ReplicaUnavailable, RouterLacks,
+    SignerMissing, SigningKeyUnusable, SignatureMissing, SignatureInvalid, ChangeFrozen, TooManyReleases.
     """
-    spec = spec.served_as(release.model).pinned(release.sha256)
+    spec = spec_as_asked(spec.served_as(release.model), release).pinned(release.sha256)
     pair = environment.pair(spec.serving.fleet_pair)
     if release.kind is Kind.BUILD:
         _refuse_checkpoint(release, spec)
@@ -53,9 +62,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     refuse_router(router, environment.router.kind, release.model, spec)
     require_verbs(environment.s3)  # before the claim, which is a conditional write itself
     require_usable(environment.signing, signer=release.kind is Kind.BUILD)
+    _refuse_before_the_claim(release, environment, spec)
     refuse_start(release, environment, spec)
-    if release.kind is Kind.RESTORE:
-        _refuse_before_it_preempts(release, environment, spec)
     with begin(release, environment, "plan", begins=True) as step:
         state = step.claim.check()
         started_at = step.store.now()
@@ -78,24 +86,16 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
                 with ReplicaClient(replica, environment) as client:
                     client.index(release.model)  # raises unless it answers
         running = step.running
-        skip_benchmark = step.archive.sealed(release.version, "tuned") is not None
-        known = present(step, state.stable.fleet if state.stable else None)
-        plans = forecast(spec.canary, running.stages, known, first_release=running.first_release)
+        skip_benchmark = not release.benchmark or step.archive.sealed(release.version, "tuned") is not None
+        step.update_running(benchmark_due=not skip_benchmark)
+        # A restore is in a hurry: it takes a short look at the traffic.
+        read_for_s = READ_FOR_S if release.kind is Kind.BUILD else READ_FOR_S / 10
+        known = present(step, state.stable.fleet if state.stable else None, read_for_s)
+        plans = forecast(spec.canary, running.stages, known, first_release=running.judged_alone)
         lines = _lines(release, spec, state, running, plans)
         step.event("planned", **_facts(running, state), lines=lines)
-        return {
-            "model": release.model,
-            "version": release.version,
-            "kind": str(release.kind),
-            "fleet": running.fleet,
-            "stages": running.stages,
-            "first_release": running.first_release,
-            "skip_benchmark": skip_benchmark,
-            "approval": running.approval,
-            "checkpoint": running.checkpoint,
-            "stable_version": state.stable.version if state.stable else None,
-            "forecast": [each.to_dict() for each in plans],
-            "lines": lines,
+        return _result(release, spec, running, skip_benchmark=skip_benchmark, plans=plans, lines=lines) | {
+            "stable_version": state.stable.version if state.stable else None
         }
 
 
@@ -111,7 +111,7 @@ def _note_superseded(step: Step, before: State) -> None:
 
 def _facts(running: Running, state: State) -> dict[str, Any]:
     """Return what the history keeps of a plan."""
-    kept = ("fleet", "stages", "checkpoint", "reason", "first_release", "spec_digest", "started_at")
+    kept = ("fleet", "stages", "checkpoint", "reason", "mode", "first_release", "spec_digest", "started_at")
     return {**{name: getattr(running, name) for name in kept}, "stable": state.stable.version if state.stable else None}
 
 
@@ -124,10 +124,55 @@ def _refuse_checkpoint(release: Release, spec: ModelSpec) -> None:
     raise BadModelConfig(release.model, [f"{why}. Release it without, and each part takes what its own config says"])
 
 
-def _refuse_before_it_preempts(release: Release, environment: Environment, spec: ModelSpec) -> None:
-    """A restore that cannot be shall not stop the release that runs."""
+def _result(
+    release: Release,
+    spec: ModelSpec,
+    running: Running,
+    *,
+    skip_benchmark: bool,
+    plans: Sequence[StagePlan],
+    lines: list[str],
+) -> dict[str, Any]:
+    return {
+        "release": release.to_dict(),
+        "model": release.model,
+        "version": release.version,
+        "kind": str(release.kind),
+        "mode": str(release.mode),
+        "fleet": running.fleet,
+        "stages": running.stages,
+        "first_release": running.first_release,
+        "skip_benchmark": skip_benchmark,
+        "approval": running.approval,
+        "checkpoint": running.checkpoint,
+        "look_interval_s": spec.canary.look_interval_s,
+        "longest_stage_s": spec.canary.max_bake_s + spec.canary.hold_s,
+        "forecast": [each.to_dict() for each in plans],
+        "lines": lines,
+    }
+
+
+def kind_of_date(model: str, version: int, environment: Environment) -> Kind:
+    """Say what a backfill of a version's date does: put back what is sealed, else build it. Raises StoreUnavailable."""
+    sealed = Archive(ObjectStore(environment.s3), model).sealed(version, "base")
+    return Kind.BUILD if sealed is None else Kind.RESTORE
+
+
+def waits_for(model: str, environment: Environment) -> str | None:
+    """Return whom a build of the model has to wait for, None when the claim is free. Raises StoreUnavailable."""
     store = ObjectStore(environment.s3)
-    refuse(Seen(spec, environment, store), release, spec, StateFile(store, release.model).read())
+    claim = StateFile(store, model).read().claim
+    return None if claim is None or busy_until(claim) <= store.now() else f"{claim.holder}, in {claim.phase}"
+
+
+def _refuse_before_the_claim(release: Release, environment: Environment, spec: ModelSpec) -> None:
+    """A restore that cannot be shall not stop the release that runs; and nobody has to wait for what is there."""
+    store = ObjectStore(environment.s3)
+    state = StateFile(store, release.model).read()
+    if release.kind is Kind.RESTORE:
+        refuse(Seen(spec, environment, store), release, spec, state)
+    else:
+        refuse_stable(release, state)
 
 
 def _refuse_without_metrics(environment: Environment, spec: ModelSpec) -> None:
@@ -151,6 +196,7 @@ def _record(
 ) -> Running:
     first = state.stable is None
     lived = any(promotion.version == release.version for promotion in state.promotions)
+    unasked = (release.kind is Kind.RESTORE and lived) or release.mode is Mode.DRY_RUN
     return Running(
         run_id=release.run_id,
         clear_number=release.clear_number,
@@ -160,11 +206,13 @@ def _record(
         checkpoint=release.checkpoint or _checkpoint(spec, release.version),
         reason=release.reason,
         by=release.by,
+        mode=release.mode,
+        standby_before=state.standby,
         fleet=_fleet_for(release, state),
         first_release=first,
         stages=[100] if first or lived else stages,
         started_at=started_at,
-        approval="none" if release.kind is Kind.RESTORE and lived else spec.canary.approval,
+        approval="none" if unasked else spec.canary.approval,
         epoch=state.epoch,
     )
 
@@ -191,7 +239,8 @@ def _fleet_for(release: Release, state: State) -> str:
 def _lines(release: Release, spec: ModelSpec, state: State, running: Running, plans: Sequence[StagePlan]) -> list[str]:
     """Say what will happen, in a few sentences."""
     stable = f"version {state.stable.version} on {state.stable.fleet}" if state.stable else "nothing"
-    made = f"from {running.checkpoint}" if release.kind is Kind.BUILD else f"from the archive ({release.reason})"
+    why = release.reason or f"asked for by {release.by}"
+    made = f"from {running.checkpoint}" if release.kind is Kind.BUILD else f"from the archive ({why})"
     bakes = len([stage for stage in running.stages if stage]) * spec.canary.min_bake_s
     gates = ", ".join(f"{gate.name} ({gate.kind})" for gate in spec.canary.gates)
     return [
@@ -203,6 +252,8 @@ def _lines(release: Release, spec: ModelSpec, state: State, running: Running, pl
         f"gates: {gates}",
         *_ways_of_requests(spec, running),
         *([] if running.approval == "none" else [f"{running.approval.replace('_', ' ')}, a person has to say yes"]),
+        *_SAID_OF_MODE.get(release.mode, []),
+        *([] if release.benchmark else ["the benchmark is switched off: it is served as the config says, untuned"]),
     ]
 
 

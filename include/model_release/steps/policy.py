@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from model_release.environment import Environment
 from model_release.errors import CanaryQueued, ChangeFrozen, TooManyReleases
-from model_release.identity import Kind, Release
+from model_release.identity import Kind, Mode, Release
 from model_release.ledger.queue import CanaryQueue
 from model_release.ledger.state import Begun, State, StateFile
 from model_release.repository.store import ObjectStore
@@ -56,8 +56,9 @@ def _refuse_more(whose: str, limit: int | None, began: list[datetime], now: date
 
 
 def builds_with(state: State, release: Release, at: datetime) -> list[Begun]:
-    """Return the builds that began, with this one."""
-    if release.kind is not Kind.BUILD or any(begun.run_id == release.run_id for begun in state.builds):
+    """Return the builds that began, with this one unless it is a dry run."""
+    counts = release.kind is Kind.BUILD and release.mode is not Mode.DRY_RUN
+    if not counts or any(begun.run_id == release.run_id for begun in state.builds):
         return state.builds
     return [*state.builds, Begun(version=release.version, run_id=release.run_id, at=at)][-_KEPT:]
 

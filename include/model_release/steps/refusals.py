@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
-from model_release.errors import AlreadyStable, ContractBroken, RouterLacks, StaleBuild, VersionPruned, VersionRejected
+from model_release.errors import (
+    AlreadyStable,
+    ContractBroken,
+    OrderStale,
+    RouterLacks,
+    StaleBuild,
+    VersionPruned,
+    VersionRejected,
+)
 from model_release.identity import Kind, Release
 from model_release.ledger.state import State
 from model_release.spec import ModelSpec
@@ -18,20 +27,19 @@ def refuse(sight: Sight, release: Release, spec: ModelSpec, state: State) -> Non
     """
     Refuse what a rule forbids; `spec` is the one that a build would go by.
 
-    Raises AlreadyStable, VersionPruned, VersionNotFound, VersionRejected, StaleBuild, ContractBroken,
+    Raises AlreadyStable, OrderStale, VersionPruned, VersionNotFound, VersionRejected, StaleBuild, ContractBroken,
     SignatureMissing, SignatureInvalid.
     """
-    if state.stable is not None and state.stable.version == release.version:
-        canary = state.canary.version if state.canary else None
-        raise AlreadyStable(release.model, release.version, canary)
+    refuse_stable(release, state)
     sight.archive.refuse_pruned(release.version)
     if release.version in state.pruned:
         raise VersionPruned(release.model, release.version)
+    refuse_by_ledger(release, state)
     if release.kind is Kind.RESTORE:
         spec = spec_of(sight, sight.archive.require(release.version))
         sight.signatures.require_signer_of(release.version)
-    else:
-        _refuse_build(sight, release, state)
+    elif state.stable is not None:
+        sight.signatures.require_signer_of(state.stable.version)  # bench will have it too, to compare with
     _refuse_broken_contract(sight, spec, state)
 
 
@@ -51,14 +59,31 @@ def refuse_router(router: Router, where: str, model: str, spec: ModelSpec) -> No
         raise RouterLacks(model, where, lacks)
 
 
-def _refuse_build(sight: Sight, release: Release, state: State) -> None:
+def refuse_stable(release: Release, state: State) -> None:
+    """Raise AlreadyStable when the version has the traffic."""
+    if state.stable is not None and state.stable.version == release.version:
+        canary = state.canary.version if state.canary else None
+        raise AlreadyStable(release.model, release.version, canary)
+
+
+def refuse_by_ledger(release: Release, state: State) -> None:
+    """
+    Refuse what was decided otherwise since.
+
+    An order that may be out of date is carried out only if nothing was promoted since it was given; a rejected version
+    comes back by a restore that says why; a build of an old date is wanted by a backfill alone. Raises OrderStale,
+    VersionRejected, StaleBuild.
+    """
+    newest = max(state.promotions, key=lambda promotion: promotion.at, default=None)
+    if newest is not None and release.asked_at is not None and newest.at > datetime.fromisoformat(release.asked_at):
+        promoted_at = f"{newest.at:%Y-%m-%d %H:%M:%S} UTC"
+        raise OrderStale(release.model, release.version, release.asked_at, newest.version, promoted_at)
+    restores = release.kind is Kind.RESTORE
     rejection = state.rejection_of(release.version)
-    if rejection is not None:
+    if rejection is not None and not (restores and release.reason.strip()):
         raise VersionRejected(release.model, release.version, rejection.reason)
-    if release.version < state.newest_decision:
+    if release.version < state.newest_decision and not restores and not release.backfill:
         raise StaleBuild(release.model, release.version, state.newest_decision)
-    if state.stable is not None:
-        sight.signatures.require_signer_of(state.stable.version)  # bench will have it too, to compare with
 
 
 def _refuse_broken_contract(sight: Sight, spec: ModelSpec, state: State) -> None:

@@ -12,16 +12,18 @@ from typing import Any
 
 from model_release.environment import FLEETS, Environment
 from model_release.errors import ReleaseError, ReplicaUnavailable, StoreUnavailable
-from model_release.identity import Release
+from model_release.identity import Mode, Release
 from model_release.ledger.state import Rejection, Running, State
 from model_release.steps.context import Step, begin
 from model_release.steps.ease_back import ease_back
 from model_release.steps.recycle import remove
 from model_release.steps.route import CONFIRM_TIMEOUT_S, apply_route, route_of
-from model_release.steps.serve import await_no_requests
+from model_release.steps.serve import await_no_requests, put_on, sealed_bundle
 from model_release.steps.shadow import named
 from model_release.traffic import connect
 from model_release.traffic.router import Route
+
+_DRY_RUN_ENDS = "a dry run ends at weight 0"
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +32,8 @@ def run(release: Release, environment: Environment, reason: str) -> dict[str, An
     """
     Put the traffic back and take the canary away; a release without a canary has nothing to undo.
 
+    A dry run also gets the standby back that its canary has displaced.
+
     The version is rejected if a gate judged it `rollback`. With S3 down the route alone is set back, and
     StoreUnavailable is raised: run the step again when S3 is there.
     """
@@ -37,8 +41,12 @@ def run(release: Release, environment: Environment, reason: str) -> dict[str, An
         with begin(release, environment, "roll_back") as step:
             running = step.running
             against = verdict_against(running)
-            why = against or reason or running.failure or "no reason was given"
-            return undo(step, reason=why, rejects=against is not None)
+            why = against or reason or running.failure
+            if running.mode is not Mode.DRY_RUN:
+                return undo(step, reason=why or "no reason was given", rejects=against is not None)
+            undone = undo(step, reason=why or _DRY_RUN_ENDS, rejects=False, outcome="rolled_back" if why else "undone")
+            _put_standby_back(step)
+            return undone
     except StoreUnavailable:
         try:
             route_back(release.model, environment, release.version)
@@ -55,7 +63,17 @@ def verdict_against(running: Running | None) -> str | None:
     return None
 
 
-def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
+def _put_standby_back(step: Step) -> None:
+    """Have the standby on its fleet again as it was before the release; its config is the sealed one."""
+    standby = step.running.standby_before
+    if standby is None or step.claim.check().standby is not None:
+        return
+    put_on(step, standby.fleet, step.archive.require(standby.version), sealed_bundle(step, standby.version))
+    step.update(standby=standby)
+    step.event("standby is back", fleet=standby.fleet, standby=standby.version)
+
+
+def undo(step: Step, *, reason: str, rejects: bool, outcome: str = "rolled_back") -> dict[str, Any]:
     """
     Take the canary out of the traffic and off its fleet, whichever release it belongs to.
 
@@ -79,13 +97,14 @@ def undo(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
     def without_canary(now: State) -> State:
         running = now.release
         if running is not None and running.version == canary.version:
-            running = running.model_copy(update={"outcome": "rolled_back", "failure": reason})
+            failure = reason if outcome == "rolled_back" else ""
+            running = running.model_copy(update={"outcome": outcome, "failure": failure})
         rejected = [*now.rejected, rejection] if rejects else now.rejected
         return now.model_copy(update={"canary": None, "rejected": rejected, "release": running})
 
     step.claim.change(without_canary)
     told = {"reason": reason, "rejected": rejects, "problems": problems, "weight_0_after_s": weight_0_after_s}
-    step.event("rolled_back", rolled_back=canary.version, **told)
+    step.event(outcome, rolled_back=canary.version, **told)
     return {"rolled_back": True, "version": canary.version, **told}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from model_release.environment import Environment
 from model_release.errors import ClaimHeld, ReleaseError, Superseded
-from model_release.identity import Kind, Release
+from model_release.identity import Kind, Mode, Release
 from model_release.spec import ModelSpec
 from model_release.steps import (
     approve,
@@ -78,7 +78,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec, tell: Tell)
 
 
 def _to_promotion(release: Release, environment: Environment, planned: dict[str, Any], tell: Tell) -> str | None:
-    """Go from export to promotion; returns the reason to go back if a gate gives one."""
+    """Go from export to promotion; returns the reason to go back if a gate gives one, of a dry run an empty one."""
     if release.kind is Kind.BUILD:
         _told("export", tell, lambda: export.run(release, environment))
         _told("validate", tell, lambda: validate.run(release, environment))
@@ -88,6 +88,8 @@ def _to_promotion(release: Release, environment: Environment, planned: dict[str,
     if planned["approval"] == "before_canary":
         _told("approve", tell, lambda: approve.run(release, environment))
     _told("deploy", tell, lambda: deploy.run(release, environment))
+    if release.mode is Mode.DRY_RUN:
+        return ""
     for stage in planned["stages"]:
         if planned["approval"] == "before_full" and stage == planned["stages"][-1]:
             _told("approve", tell, lambda: approve.run(release, environment))

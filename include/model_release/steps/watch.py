@@ -224,7 +224,7 @@ def _replayed(running: Running, canary: Canary, looks: StageLooks, before: Seque
     judge = Judge(
         canary,
         looks.stage,
-        first_release=running.first_release,
+        first_release=running.judged_alone,
         bounds_ms=looks.bounds_ms,
         started_t=(looks.started_at - running.started_at).total_seconds(),
         carried=looks.carried,
