@@ -62,7 +62,8 @@ def prove(
     progress("opening the file that will be served")
     onnx, random_nodes = describe(spec, onnx_path)
     candidates, notes = open_candidates(spec, onnx_path)
-    subject = _Subject(reference, [*candidates], onnx, notes, random_nodes, module, onnx_path)
+    # The very list: the proof empties it before it opens stable's weights.
+    subject = _Subject(reference, candidates, onnx, notes, random_nodes, module, onnx_path)
     return _Proof(spec, subject, progress, began).run(source, version, samples, golden, stable, worst_path)
 
 
