@@ -54,10 +54,12 @@ def test_the_digest_of_the_whole_changes_with_any_part() -> None:
 
 def test_a_tuning_is_that_of_the_parts_that_have_weights() -> None:
     asked = ensembles.whole()
-    bundle = build_bundle(asked, VERSION, Tuning(500, (), 3))
+    bundle = build_bundle(asked, VERSION, Tuning(500, (), 3, 2, 4))
 
     assert bundle.parts["model"].dynamic_batching.max_queue_delay_microseconds == 500
     assert bundle.parts["model"].instance_group[0].count == 3
+    assert bundle.parts["model"].parameters["intra_op_thread_count"].string_value == "4"
+    assert bundle.parts["model"].max_batch_size == 8, "2 would be too small for the ensemble's 4"
     assert bundle.parts["start"].instance_group[0].count == 1
     assert bundle.batched is bundle.parts["model"]
     assert build_bundle(asked, VERSION, Tuning.from_spec(asked)) == build_bundle(asked, VERSION)

@@ -7,7 +7,7 @@ Everything that Triton would guess is written out, so a config means the same on
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from model_release.errors import BadModelConfig
@@ -62,10 +62,15 @@ class Tuning:
         )
 
     def of_part(self, spec: ModelSpec) -> Tuning:
-        """Return the tuning of an ensemble's part, whose preferred sizes are its own."""
+        """Return the tuning of an ensemble's part, whose sizes of batches are its own: the ensemble's have to fit."""
         own = Tuning.from_spec(spec)
         delay = self.max_queue_delay_microseconds if spec.serving.batching else 0
-        return Tuning(delay, own.preferred_batch_size, self.instance_count)
+        return replace(
+            self,
+            max_queue_delay_microseconds=delay,
+            preferred_batch_size=own.preferred_batch_size,
+            max_batch_size=None,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tuning as JSON values."""
