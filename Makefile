@@ -48,9 +48,8 @@ demo-rollback: up ## a broken candidate is stopped: by the canary, or by validat
 	@$(BIN)/python -m sandbox.demo --model $(MODEL) --broken
 
 test: install ## every tier of tests, the fastest first
-	@for tier in unit models; do echo "== $$tier"; $(BIN)/python -m pytest -q $(TWO) "tests/$$tier"; done
-	@for tier in architecture dags; do echo "== $$tier"; $(BIN)/python -m pytest -q "tests/$$tier"; done
-	@echo "== sandbox"; $(BIN)/python -m pytest -q $(TWO) tests/sandbox
+	@echo "== architecture"; $(BIN)/python -m pytest -q tests/architecture
+	@for tier in unit models dags sandbox; do echo "== $$tier"; $(BIN)/python -m pytest -q $(TWO) "tests/$$tier"; done
 
 test-fast: install ## unit and architecture tests alone
 	@$(BIN)/python -m pytest -q $(TWO) tests/unit tests/architecture
