@@ -13,7 +13,7 @@ from scipy.special import betaln, logsumexp
 
 from model_release.gates import sequential as seq
 from model_release.gates.latency import bounds_from, comparison
-from model_release.gates.plan import needed_requests
+from model_release.gates.plan import Present, plan_stage
 from model_release.spec import Canary, ErrorRateGate, LatencyGate
 from model_release.traffic.envoy_resources import latency_bounds_ms
 
@@ -158,6 +158,10 @@ def test_a_canary_may_be_slower_by_the_margin_or_one_fine_bucket(
     known: list[float], bound: float, expected: tuple[float, float, float]
 ) -> None:
     assert comparison(bound, 1.1, known) == pytest.approx(expected)
+
+
+def needed_requests(canary: Canary, stage: int) -> int:
+    return plan_stage(canary, stage, Present(shares={"errors": 0.0})).requests
 
 
 def test_needed_requests_grow_as_margins_shrink_and_suffice_for_a_healthy_version() -> None:

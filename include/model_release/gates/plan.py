@@ -105,17 +105,6 @@ def plan_stage(
     )
 
 
-def needed_requests(canary: Canary, stage: int, *, first_release: bool = False) -> int:
-    """
-    Return the canary's requests after which a healthy version usually advances from a stage.
-
-    Healthy: no errors on either arm, and as many requests slower than stable's p99 as stable has itself, with chance
-    one standard deviation against it. At least min_requests; 10 million when no number would do.
-    """
-    shares = {gate.name: 0.0 for gate in canary.gates if isinstance(gate, ErrorRateGate)}
-    return _needed(canary, Present(shares=shares), _against(stage, first_release=first_release, control=0.0))
-
-
 def _against(stage: int, *, first_release: bool, control: float) -> float | None:
     """Return how many requests stable has for each of the canary's; None: it is held against the objectives."""
     if first_release or (stage == _WHOLE and not control):
