@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from typer.testing import CliRunner
@@ -23,7 +24,7 @@ from model_release.triton.config import Tuning
 from model_release.triton.fleet import load_everywhere
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.releasing import environment_file
-from tests.sandbox.triton_parts import MODEL, VERSION, Server, Tritons, recorded, spec, tritons
+from tests.sandbox.triton_parts import MODEL, VERSION, Server, Tritons, await_true, recorded, spec, tritons
 
 __all__ = ["tritons"]
 
@@ -141,19 +142,21 @@ def test_the_command_tunes_a_model_of_anybodys_triton_and_leaves_it_as_it_was(
     assert after == before
 
 
-def test_the_memory_of_a_model_is_seen_at_its_server(tritons: Tritons, served: Server) -> None:
+def test_the_memory_of_a_model_is_seen_at_its_server(tritons: Tritons, bench: Server) -> None:
     """An instance is a process of its own here, with ONNX Runtime loaded: more than 20 MB."""
-    tritons.remove(served)
-    with Watch(served.replica) as memory:
-        tritons.place(served)
-        load(tritons, served)
+    server = psutil.Process(bench.process.pid)
+    await_true(lambda: not server.children(), 30, lambda: f"{server.children()} outlive their models")
+    with Watch(bench.replica) as memory:
+        tritons.place(bench)
+        load(tritons, bench)
         held = memory.held()
-    room = fit(held, [served.replica])
+    room = fit(held, [bench.replica])
+    tritons.remove(bench)
 
     assert held["host"] > 20e6
     assert memory.peak()["host"] >= 0
     assert room.replicas[0]["free_bytes"]["host"] > 1e8
-    assert fit({"host": 1e15}, [served.replica]).misfits[0]["replica"] == served.name
+    assert fit({"host": 1e15}, [bench.replica]).misfits[0]["replica"] == bench.name
 
 
 def test_the_recorded_samples_are_what_is_sent(tritons: Tritons, bench: Server) -> None:

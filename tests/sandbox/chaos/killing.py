@@ -26,23 +26,25 @@ from model_release.benchmark import perf_analyzer
 from model_release.repository.store import ObjectStore
 from model_release.traffic import envoy
 from model_release.traffic.envoy_admin import EnvoyAdmin
+from model_release.triton import gauges
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.forking import forked, received
 
-#: Where a step's I/O passes: S3, the router's files and its admin, the replicas, the load generator.
+#: Where a step's I/O passes: S3, the router's files and its admin, the replicas, the load generator, the metrics port.
 PORTS: list[tuple[Any, str]] = [
     (BaseClient, "_make_api_call"),
     (envoy, "_replace"),
     (EnvoyAdmin, "_get"),
     (ReplicaClient, "_call"),
     (perf_analyzer, "_execute"),
+    (gauges, "read"),
 ]
-#: Of S3, of the router's admin and of the replicas; whatever is not named is taken for a change. HEAD of the bucket is
-#: how the clock is read, and an inference moves only counters.
+#: Of S3, of the router's admin, of the replicas and their metrics; whatever is not named is taken for a change. HEAD of
+#: the bucket is how the clock is read, and an inference moves only counters.
 READS = {
     "GetObject", "HeadObject", "HeadBucket", "ListObjectsV2", "ListObjectVersions", "ListMultipartUploads", "_get",
     "is_server_live", "is_model_ready", "get_model_repository_index", "get_model_config", "get_inference_statistics",
-    "infer",
+    "infer", "read",
 }  # fmt: skip
 
 
