@@ -85,10 +85,11 @@ class _Stable:
 
 
 def _keep(step: Step, looks: list[dict[str, Any]]) -> None:
-    """Write the looks; without them the judge only begins with less, so no step fails for them."""
+    """Write the looks while the claim is the step's; without them the judge begins with less, so none fails for it."""
     if not looks:
         return
     try:
+        step.check()
         step.looks.write_before([*step.looks.read_before(), *looks][-MOST_LOOKS:])
     except ReleaseError as error:
         log.warning("the looks at stable are not kept: %s", error)

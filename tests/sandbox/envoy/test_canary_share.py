@@ -125,8 +125,9 @@ def test_mirrored_requests_are_counted_by_themselves_and_no_client_sees_their_an
     eventually(lambda: mirrored(router, shadow) == (12, 6))
     assert counts(router, at_work)[:2] == (12, 0)
     assert counts(router, shadow)[:2] == (0, 0)
+    # Envoy merges what it timed every few seconds.
+    eventually(lambda: router.counters(MODEL, "default")[shadow].mirrored.latency_buckets["+Inf"] == 12)
     arm = router.counters(MODEL, "default")[shadow].mirrored
-    assert arm.latency_buckets["+Inf"] == 12
     assert max(count for bound, count in arm.latency_buckets.items() if bound != "+Inf") == 9, "a hang has no end"
 
     put(router, route(MODEL, 2, canary_percent=canary_percent, try_timeout_s=0.3))
