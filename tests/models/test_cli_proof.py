@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from example_models.digits import build
-from tests.unit.test_cli import run
+from tests.unit.command import run
 
 
 def test_export_and_validate_need_no_server(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,21 +11,16 @@ import pytest
 from safetensors.torch import save_file
 
 from example_models.digits import build
+from tests.unit.command import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[2]
 COMMAND = Path(sys.executable).with_name("model-release")
 
 
-def run(*arguments: str, configs: Path = ROOT / "include" / "model_configs") -> subprocess.CompletedProcess[str]:
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("MODEL_RELEASE")}
-    return subprocess.run(
-        [str(COMMAND), "--configs", str(configs), *arguments],
-        env={**variables, "OMP_NUM_THREADS": "1"},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def test_the_installed_command_is_this_one() -> None:
+    done = subprocess.run([str(COMMAND), "check"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "ok  digits_classifier" in done.stdout
 
 
 def test_check_says_that_the_examples_are_right() -> None:

@@ -15,6 +15,7 @@ import pytest
 from model_release.gates.looks import Arm, Look
 from model_release.gates.stream import judged
 from model_release.spec import Canary
+from tests.unit.command import run
 
 COMMAND = Path(sys.executable).with_name("model-release")
 BOUNDS = (10, 20, 30, 40, 60, 80, 120)
@@ -175,8 +176,7 @@ def test_a_verdict_is_written_before_the_next_look_arrives(gates_file: Path) -> 
 )
 def test_a_line_that_is_no_look_ends_with_a_sentence(gates_file: Path, tmp_path: Path, line: str, says: str) -> None:
     (tmp_path / "looks.jsonl").write_text(line + "\n")
-    with command(gates_file, str(tmp_path / "looks.jsonl")) as process:
-        out, _ = process.communicate(timeout=30)
+    done = run("--json", "judge", "--gates", str(gates_file), "--looks", str(tmp_path / "looks.jsonl"))
 
-    assert process.returncode == 1
-    assert says in json.loads(out)["message"]
+    assert done.returncode == 1
+    assert says in json.loads(done.stdout)["message"]

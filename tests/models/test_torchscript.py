@@ -21,8 +21,8 @@ from model_release.spec_files import parse_section
 from model_release.steps import plan
 from model_release.triton import config as configs
 from tests.unit import toys
+from tests.unit.command import run
 from tests.unit.served_toys import ENVIRONMENT
-from tests.unit.test_cli import run
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # TorchScript is deprecated, and what this backend serves
 PIN = "ab" * 32
