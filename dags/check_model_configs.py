@@ -6,6 +6,8 @@ This file builds no DAG. The DAGs of the other models stand: dags/model_release.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from model_release_airflow.configs import read_configs
 
-read_configs().demand_all_good()
+read_configs(Path(__file__).resolve().parents[1]).demand_all_good()

@@ -13,6 +13,7 @@ what was asked.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from airflow.sdk import DAG, Label, TaskGroup, TriggerRule
@@ -20,6 +21,7 @@ from airflow.sdk import DAG, Label, TaskGroup, TriggerRule
 from model_release.spec import ModelSpec
 from model_release_airflow.approve import ApproveRelease
 from model_release_airflow.configs import read_configs
+from model_release_airflow.deploy import Deploy
 from model_release_airflow.lineage import Publish
 from model_release_airflow.plan import Plan
 from model_release_airflow.schedules import params_of, schedule_of
@@ -73,7 +75,7 @@ def release_dag(spec: ModelSpec) -> DAG:
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
             execution_timeout=minutes(30 + 2 * spec.benchmark.budget_s / 60),
         )
-        deploy = ReleaseStep(
+        deploy = Deploy(
             spec=spec,
             step="deploy",
             trigger_rule=TriggerRule.NONE_FAILED_MIN_ONE_SUCCESS,
@@ -143,5 +145,5 @@ def approval(spec: ModelSpec) -> ApproveRelease:
     )
 
 
-for spec in read_configs().specs.values():
+for spec in read_configs(Path(__file__).resolve().parents[1]).specs.values():
     release_dag(spec)

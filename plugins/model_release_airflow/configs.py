@@ -11,7 +11,7 @@ from model_release.spec import ModelSpec
 from model_release.spec_files import load_specs
 
 CONFIGS_VARIABLE = "MODEL_RELEASE_CONFIGS"
-_DEFAULT = Path(__file__).resolve().parents[2] / "include" / "model_configs"
+_PROJECT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,11 @@ class Configs:
         raise BadModelConfig(f"the model configs ({files})", lines)
 
 
-def read_configs() -> Configs:
-    """Read the folder that MODEL_RELEASE_CONFIGS names, by default include/model_configs of this project."""
-    specs, problems = load_specs(Path(os.environ.get(CONFIGS_VARIABLE) or _DEFAULT))
+def read_configs(project: Path = _PROJECT) -> Configs:
+    """
+    Read the folder that MODEL_RELEASE_CONFIGS names, by default include/model_configs of a project.
+
+    The DAG files name the project that they lie in: the configs are of the version of the bundle that Airflow parses.
+    """
+    specs, problems = load_specs(Path(os.environ.get(CONFIGS_VARIABLE) or project / "include" / "model_configs"))
     return Configs(specs, problems)

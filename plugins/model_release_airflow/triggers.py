@@ -1,4 +1,4 @@
-"""What waits in the triggerer, where no worker slot is held: for a verdict on a stage, and for the claim of a model."""
+"""What waits in the triggerer, where no worker slot is held: for a verdict, an answer, a turn, the claim of a model."""
 
 from __future__ import annotations
 
@@ -102,6 +102,51 @@ class ApprovalTrigger(BaseTrigger):
 
 def _approval_once(release: Release, environment: Environment) -> dict[str, Any]:
     look: dict[str, Any] = steps.library_step("approve").look(release, environment)
+    return look
+
+
+class TurnTrigger(BaseTrigger):
+    """
+    Stand in the queue of a fleet pair until it is the release's turn, `behind` whom it was told to be.
+
+    Its event is the look that ends the wait, or `{"error": sentence}`.
+    """
+
+    def __init__(self, release: dict[str, Any], behind: dict[str, Any], interval_s: float = 5.0) -> None:
+        super().__init__()
+        self.release = release
+        self.behind = behind
+        self.interval_s = interval_s
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return what another process needs to build this trigger."""
+        arguments = {"release": self.release, "behind": self.behind, "interval_s": self.interval_s}
+        return ("model_release_airflow.triggers.TurnTrigger", arguments)
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Look at the queue until it is the release's turn; a store that does not answer is asked again."""
+        behind = self.behind
+        while True:
+            try:
+                environment = await environment_of_trigger()
+                look = await asyncio.to_thread(_turn_once, Release.from_dict(self.release), environment, behind)
+            except ReleaseError as error:
+                if not error.retryable:
+                    yield TriggerEvent({"error": str(error)})
+                    return
+                self.log.warning("it is not known whose turn it is: %s", error)
+            else:
+                if look["done"]:
+                    yield TriggerEvent(look)
+                    return
+                if look["behind"] != behind:
+                    self.log.info("%s", look["lines"][0])
+                behind = look["behind"]
+            await asyncio.sleep(self.interval_s)
+
+
+def _turn_once(release: Release, environment: Environment, behind: dict[str, Any]) -> dict[str, Any]:
+    look: dict[str, Any] = steps.library_step("queue").look(release, environment, behind)
     return look
 
 

@@ -40,6 +40,7 @@ class Script:
         self.looks: dict[int, list[dict[str, Any]]] = {}
         self.sealed: set[int] = set()
         self.holders: list[str | None] = []
+        self.turns: list[dict[str, Any] | Exception] = []
 
     def fail(self, call: str, *errors: Exception) -> None:
         """Let the next calls of a step raise these errors, one after the other."""
@@ -49,7 +50,7 @@ class Script:
         """Stand in for a module of `model_release.steps`."""
         return SimpleNamespace(
             run=lambda *arguments: self._run(name, *arguments),
-            look=self._look,
+            look=self._turn if name == "queue" else self._look,
             tell=lambda model, *_: self.told.append(model),
             kind_of_date=lambda _, version, __: Kind.RESTORE if version in self.sealed else Kind.BUILD,
             waits_for=lambda *_: self.holders.pop(0) if self.holders else None,
@@ -83,6 +84,13 @@ class Script:
         self._called(f"look {stage}", release)
         looks = self.looks.get(stage)
         return looks.pop(0) if looks else look("advance")
+
+    def _turn(self, release: Any, environment: Any, behind: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Answer a look at the queue: it is the release's turn, unless the test says otherwise."""
+        turn = self.turns.pop(0) if self.turns else {"done": True}
+        if isinstance(turn, Exception):
+            raise turn
+        return turn
 
     def _called(self, call: str, release: Any) -> None:
         self.calls.append(call)

@@ -61,6 +61,25 @@ def test_the_projects_own_configs_make_dags(monkeypatch: pytest.MonkeyPatch) -> 
     assert {f"release_{name}" for name in names} <= dags
 
 
+def test_a_bundle_of_another_commit_has_the_stages_of_its_own_configs(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+
+    monkeypatch.delenv("MODEL_RELEASE_CONFIGS")
+    (tmp_path / "include" / "model_configs").mkdir(parents=True)
+    text = (Path(__file__).with_name("model_configs") / "echo.yaml").read_text()
+    (tmp_path / "include" / "model_configs" / "echo.yaml").write_text(text.replace("[10, 50, 100]", "[25, 100]"))
+    shutil.copytree(PROJECT / "dags", tmp_path / "dags")
+
+    bag = DagBag(tmp_path / "dags")
+
+    assert bag.import_errors == {}
+    assert {name for name in bag.dags if name.startswith("release_")} == {"release_echo"}
+    groups = {task.task_group.group_id for task in bag.dags["release_echo"].tasks}
+    assert groups == {None, "canary_25", "canary_100"}
+
+
 def test_a_bad_config_leaves_the_other_models_standing(configs: Path) -> None:
     (configs / "first_bad.yaml").write_text("name: first_bad\nsources: {}\n")
     (configs / "second_bad.yaml").write_text("name: another\n")

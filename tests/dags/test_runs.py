@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from scripted_steps import PROJECT, Run, Script, look
 
-from model_release.errors import LoadFailed, NotAsAsked, ParityFailed, RolledBack, StoreUnavailable
+from model_release.errors import CanaryQueued, LoadFailed, NotAsAsked, ParityFailed, RolledBack, StoreUnavailable
 from model_release.spec_files import load_spec
 
 BUILD = ["plan", "export", "validate", "publish", "benchmark", "deploy"]
@@ -238,3 +238,30 @@ def test_a_value_that_does_not_hold_makes_no_run(form: dict[str, Any]) -> None:
 
     with pytest.raises(ParamValidationError, match=f"Invalid input for param {name}"):
         params[name] = value
+
+
+BEHIND = {"done": False, "behind": {"model": "other"}, "wait_s": 60, "lines": ["other has its canary there"]}
+
+
+def test_a_canary_waits_for_its_turn_in_the_triggerer_where_a_store_that_is_away_ends_nothing(
+    run: Run, script: Script
+) -> None:
+    script.turns = [BEHIND, StoreUnavailable("turns/default", "it is away"), {"done": True}]
+
+    state, _ = run()
+
+    assert (state, script.turns) == ("success", [])
+    assert script.calls.count("deploy") == 1
+
+
+def test_a_canary_whose_turn_did_not_come_goes_back_with_its_sentence_and_was_never_deployed(
+    run: Run, script: Script
+) -> None:
+    script.turns = [BEHIND, CanaryQueued("echo", "default", "other", 20260101000000, 1, 60)]
+
+    state, tasks = run()
+
+    assert (state, tasks["deploy"]) == ("failed", "failed")
+    assert "deploy" not in script.calls
+    [reason] = script.reasons
+    assert reason.startswith("deploy: echo waited 60 s for its turn at the fleet pair 'default', where other")

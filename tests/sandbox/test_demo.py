@@ -12,8 +12,11 @@ import pytest
 
 from model_release.ledger.state import State, StateFile
 from model_release.repository.store import ObjectStore
+from sandbox import airflow, show_backfill
+from sandbox.airflow_rest import AirflowRest
 from sandbox.demo import DIGITS
 from sandbox.demo_summary import served_versions
+from sandbox.errors import SandboxError
 from sandbox.home import Home
 from sandbox.settings import ROOT
 from tests.sandbox.conftest import Sandbox, free_base
@@ -105,6 +108,30 @@ def test_no_client_saw_an_error_of_the_broken_candidate(rolled_back: tuple[State
     _, said = rolled_back
 
     assert re.search(r"clients .*, 0 errors\n", said), said
+
+
+@pytest.mark.timeout(DEADLINE_S)
+def test_of_a_backfill_over_two_dates_the_scheduler_lets_only_the_newest_touch_anything(
+    production: Sandbox, rolled_back: tuple[State, str]
+) -> None:
+    """Neither date has a checkpoint: the older ends skipped without a look at it, the newest fails for want of it."""
+    before, rest = state_of(production).stable, AirflowRest(airflow.url(production.settings))
+    older, newest = show_backfill.past_slots(state_of(production), 2)
+    asked = {"conf": {"reason": "the test"}, "since": older}
+    show_backfill.backfill(rest, newest, **asked)
+
+    with pytest.raises(SandboxError, match="409"):
+        rest.call("POST", "/backfills", show_backfill.order(newest, **asked))
+    with pytest.raises(SandboxError, match=r"400 .*restore_version"):
+        rest.trigger(DIGITS.release_dag, {"restore_version": "20261301000000", "reason": "no such month"})
+    runs = {date: show_backfill.run_of(rest, date) for date in (older, newest)}
+    ended = {date: rest.follow(DIGITS.release_dag, run, lambda _: None) for date, run in runs.items()}
+
+    assert ended == {older: "success", newest: "failed"}
+    assert set(rest.task_states(DIGITS.release_dag, runs[older]).values()) == {"skipped"}
+    states = rest.task_states(DIGITS.release_dag, runs[newest])
+    assert (states["plan"], states["export"], states["deploy"]) == ("success", "failed", "upstream_failed")
+    assert state_of(production).stable == before
 
 
 @pytest.mark.timeout(DEADLINE_S)

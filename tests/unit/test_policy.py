@@ -1,4 +1,4 @@
-"""The change policy: when a build may start or advance, how many a day, one canary at a time; restores always may."""
+"""The change policy: when a build may start or advance, and how many a day; restores always may."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from model_release.environment import S3, Environment
-from model_release.errors import CanaryQueued, ChangeFrozen, TooManyReleases
+from model_release.errors import ChangeFrozen, TooManyReleases
 from model_release.identity import Kind, Release
-from model_release.ledger.queue import CanaryQueue
-from model_release.ledger.state import Begun, ClaimRecord, Running, StateFile
+from model_release.ledger.state import Begun, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.spec.policy import ChangePolicy, frozen_at
 from model_release.steps import policy
@@ -146,76 +145,3 @@ def test_the_environments_limit_counts_all_models(s3: S3, tmp_path: Path) -> Non
 
     with pytest.raises(TooManyReleases, match="2 builds of all models"):
         policy.refuse_start(build(), place, toys.spec())
-
-
-def runs(store: ObjectStore, model: str, run: str = "run-1", *, outcome: str = "running", silent: bool = False) -> Any:
-    """Let a release of a model run, and return a step of it."""
-    now = store.now()
-    release = Running(
-        run_id=run, clear_number=0, version=VERSION, kind=Kind.BUILD, spec_digest="d", checkpoint="c", fleet="green",
-        first_release=False, stages=[100], started_at=now, outcome=outcome,
-    )  # fmt: skip
-    claim = ClaimRecord(
-        run_id=run, clear_number=0, kind=Kind.BUILD, version=VERSION, phase="deploy",
-        expires_at=now + timedelta(seconds=-9 if silent else 600),
-    )  # fmt: skip
-    StateFile(store, model).change(lambda state: state.model_copy(update={"release": release, "claim": claim}))
-    told: list[dict[str, Any]] = []
-    return SimpleNamespace(
-        store=store, release=build(model, run), model=model, spec=toys.spec(), told=told,
-        event=lambda what, **facts: told.append({"what": what, **facts}), check=lambda: None,
-    )  # fmt: skip
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "_POLL_S", 0.01)
-
-
-@pytest.mark.usefixtures("quick")
-def test_one_canary_at_a_time_in_the_order_in_which_they_came(s3: S3, tmp_path: Path) -> None:
-    store, place = ObjectStore(s3), environment(s3, tmp_path, one_canary_per_pair=True, queue_s=0.05)
-    first, second, third = (runs(store, name) for name in ("one", "two", "three"))
-    for step in (first, second, third):
-        step.environment = place
-    queue = CanaryQueue(store, "default")
-
-    policy.await_turn(first)
-    assert [entry.model for entry in queue.join("two", "run-1#0", VERSION)] == ["one"]
-    with pytest.raises(CanaryQueued, match=r"where one version \d+ has its canary, and 1 more waited before it"):
-        policy.await_turn(third)
-    assert [event["behind"] for event in third.told] == ["one"]
-    assert [entry.model for entry in queue.entries()] == ["one", "two"]
-
-    policy.leave_queue(first)
-    policy.await_turn(second)
-    assert [entry.model for entry in queue.entries()] == ["two"]
-
-
-@pytest.mark.usefixtures("quick")
-def test_a_release_that_died_or_ended_is_in_nobodys_way_and_a_restore_waits_for_nobody(s3: S3, tmp_path: Path) -> None:
-    store, place = ObjectStore(s3), environment(s3, tmp_path, one_canary_per_pair=True, queue_s=5)
-    queue = CanaryQueue(store, "default")
-    for name, facts in (("dead", {"silent": True}), ("over", {"outcome": "rolled_back"}), ("again", {"run": "run-2"})):
-        runs(store, name, **facts)
-        queue.join(name, "run-1#0", VERSION)
-    step = runs(store, "toy")
-    step.environment = place
-
-    policy.await_turn(step)
-    assert [entry.model for entry in queue.entries()] == ["toy"]
-
-    restore = runs(store, "other")
-    restore.environment, restore.release = place, build("other", kind=Kind.RESTORE)
-    policy.await_turn(restore)
-    assert [entry.model for entry in queue.entries()] == ["toy"]
-
-
-def test_without_the_policy_nobody_waits_and_nothing_is_written(s3: S3, tmp_path: Path) -> None:
-    step = runs(ObjectStore(s3), "toy")
-    step.environment = environment(s3, tmp_path)
-
-    policy.await_turn(step)
-    policy.leave_queue(step)
-
-    assert ObjectStore(s3).objects("turns/") == []

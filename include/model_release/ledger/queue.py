@@ -45,7 +45,7 @@ class CanaryQueue:
         return [entry for entry in self._load()[0].entries if self._lives(entry)]
 
     def join(self, model: str, run: str, version: int) -> list[Entry]:
-        """Stand in the queue, where one stands already if it was joined before; returns those before."""
+        """Stand in the queue, where one stands already if it was joined before; returns those before, and oneself."""
         own = Entry(model=model, run=run, version=version, since=self._store.now())
 
         def joined(entries: list[Entry]) -> list[Entry]:
@@ -54,7 +54,7 @@ class CanaryQueue:
 
         entries = self._change(joined)
         place = next(at for at, entry in enumerate(entries) if (entry.model, entry.run) == (model, run))
-        return entries[:place]
+        return entries[: place + 1]
 
     def leave(self, model: str, run: str) -> None:
         """Leave the queue; one that never stood in it changes nothing."""

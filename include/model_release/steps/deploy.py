@@ -12,7 +12,7 @@ from model_release.steps import bystanders
 from model_release.steps.approve import require_approval
 from model_release.steps.before import watching_stable
 from model_release.steps.context import begin
-from model_release.steps.policy import await_turn
+from model_release.steps.queue import await_turn
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, put_on, sealed_bundle
 

@@ -9,7 +9,7 @@ from model_release.errors import NotAsAsked, ReleaseError, RolledBack, StoreUnav
 from model_release.identity import Release
 from model_release.steps import report
 from model_release.steps.context import Step, begin
-from model_release.steps.policy import leave_queue
+from model_release.steps.queue import leave_queue
 from model_release.steps.route import route_of
 from model_release.steps.serve import prove, sealed_bundle
 

@@ -1,14 +1,12 @@
-"""What a change policy allows: freezes, how many builds a day, one canary at a time on a fleet pair."""
+"""What a change policy allows: freezes, and how many builds a day."""
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timedelta
 
 from model_release.environment import Environment
-from model_release.errors import CanaryQueued, ChangeFrozen, TooManyReleases
+from model_release.errors import ChangeFrozen, TooManyReleases
 from model_release.identity import Kind, Mode, Release
-from model_release.ledger.queue import CanaryQueue
 from model_release.ledger.state import Begun, State, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec
@@ -17,7 +15,6 @@ from model_release.steps.context import Step
 
 _DAY = timedelta(days=1)
 _KEPT = 100
-_POLL_S = 2.0
 
 
 def refuse_start(release: Release, environment: Environment, spec: ModelSpec) -> None:
@@ -71,32 +68,3 @@ def refuse_advance(step: Step) -> None:
     window = frozen_at([step.spec.change_policy, step.environment.change_policy], now)
     if window is not None:
         raise ChangeFrozen(step.model, "advances", window.start, window.end, window.reason, now)
-
-
-def await_turn(step: Step) -> None:
-    """
-    Wait until no other canary is on the fleet pair, if the environment wants one at a time; a restore waits for nobody.
-
-    The claim is renewed meanwhile. Raises CanaryQueued after `queue_s`, and Superseded.
-    """
-    policy, pair = step.environment.change_policy, step.spec.serving.fleet_pair
-    if not policy.one_canary_per_pair or step.release.kind is not Kind.BUILD:
-        return
-    queue = CanaryQueue(step.store, pair)
-    until, told = time.monotonic() + policy.queue_s, None
-    while before := queue.join(step.model, step.release.holder, step.release.version):
-        first = before[0]
-        if told != first:
-            told = first
-            step.event("queued", behind=first.model, behind_version=first.version, place=len(before), pair=pair)
-        if time.monotonic() > until:
-            queue.leave(step.model, step.release.holder)
-            raise CanaryQueued(step.model, pair, first.model, first.version, len(before), policy.queue_s)
-        time.sleep(_POLL_S)
-        step.check()
-
-
-def leave_queue(step: Step) -> None:
-    """Give the pair to the next in the queue."""
-    if step.environment.change_policy.one_canary_per_pair:
-        CanaryQueue(step.store, step.spec.serving.fleet_pair).leave(step.model, step.release.holder)
