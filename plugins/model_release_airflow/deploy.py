@@ -8,9 +8,10 @@ from typing import Any
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from model_release_airflow import steps
 from model_release_airflow.connection import environment_of_task
 from model_release_airflow.releases import release_of
-from model_release_airflow.steps import ERROR, ReleaseStep, library_step, told
+from model_release_airflow.steps import ERROR, ReleaseStep, told
 from model_release_airflow.triggers import TurnTrigger
 
 #: The looks know their own deadline; the timeout is for when none succeeds.
@@ -22,7 +23,7 @@ class Deploy(ReleaseStep):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Stand in the queue, and deploy at once if nobody is before this release."""
-        turn = told(context, lambda release: library_step("queue").look(release, environment_of_task()))
+        turn = told(context, lambda release: steps.library_step("queue").look(release, environment_of_task()))
         if turn["done"]:
             return self.run_step(context)
         trigger = TurnTrigger(release=release_of(context).to_dict(), behind=turn["behind"])

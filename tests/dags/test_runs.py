@@ -258,6 +258,7 @@ def test_a_canary_whose_turn_did_not_come_goes_back_with_its_sentence_and_was_ne
     run: Run, script: Script
 ) -> None:
     script.turns = [BEHIND, CanaryQueued("echo", "default", "other", 20260101000000, 1, 60)]
+    script.fail("finish", RED)
 
     state, tasks = run()
 
