@@ -15,6 +15,18 @@ from model_release.identity import Release
 from model_release_airflow import steps
 from model_release_airflow.connection import environment_of_trigger
 
+SETTLES_S = 5.0
+"""
+How long a task stays deferred at least. One that goes on while the process that deferred it still ends is marked
+failed: Airflow 3.3 takes that process's end for the task's ("finished with state success, but the task instance's state
+attribute is running").
+"""
+
+
+async def _settled(began: float) -> None:
+    """Wait until an event may be handed to the task; looks go on at their own pace before."""
+    await asyncio.sleep(max(0.0, began + SETTLES_S - time.monotonic()))
+
 
 class LookTrigger(BaseTrigger):
     """
@@ -43,10 +55,12 @@ class LookTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until a look is done."""
+        began = time.monotonic()
         while True:
             started = time.monotonic()
             decided = await self._look()
             if decided is not None:
+                await _settled(began)
                 yield TriggerEvent(decided)
                 return
             await asyncio.sleep(max(0.0, self.interval_s - (time.monotonic() - started)))
@@ -84,17 +98,20 @@ class ApprovalTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until the wait is over."""
+        began = time.monotonic()
         while True:
             try:
                 environment = await environment_of_trigger()
                 look = await asyncio.to_thread(_approval_once, Release.from_dict(self.release), environment)
             except ReleaseError as error:
                 if not error.retryable:
+                    await _settled(began)
                     yield TriggerEvent({"error": str(error)})
                     return
                 self.log.warning("no look: %s", error)
             else:
                 if look["done"]:
+                    await _settled(began)
                     yield TriggerEvent(look)
                     return
             await asyncio.sleep(self.interval_s)
@@ -125,18 +142,20 @@ class TurnTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the queue until it is the release's turn; a store that does not answer is asked again."""
-        behind = self.behind
+        behind, began = self.behind, time.monotonic()
         while True:
             try:
                 environment = await environment_of_trigger()
                 look = await asyncio.to_thread(_turn_once, Release.from_dict(self.release), environment, behind)
             except ReleaseError as error:
                 if not error.retryable:
+                    await _settled(began)
                     yield TriggerEvent({"error": str(error)})
                     return
                 self.log.warning("it is not known whose turn it is: %s", error)
             else:
                 if look["done"]:
+                    await _settled(began)
                     yield TriggerEvent(look)
                     return
                 if look["behind"] != behind:
@@ -165,7 +184,7 @@ class ClaimTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Ask the ledger until the claim is free; a store that does not answer is asked again."""
-        waited_for = "nobody"
+        waited_for, began = "nobody", time.monotonic()
         while True:
             try:
                 environment = await environment_of_trigger()
@@ -174,6 +193,7 @@ class ClaimTrigger(BaseTrigger):
                 self.log.warning("it is not known who has %s: %s", self.model, error)
             else:
                 if holder is None:
+                    await _settled(began)
                     yield TriggerEvent({"waited_for": waited_for})
                     return
                 if holder != waited_for:

@@ -8,6 +8,8 @@ from typing import Any, NoReturn
 from airflow.sdk import Context
 from airflow.sdk.exceptions import AirflowFailException
 
+from model_release.errors import ReleaseError
+from model_release.identity import Release
 from model_release.spec import ModelSpec
 from model_release_airflow.asking import ANSWER, MOST_EXTENDED_S, AsksPeople
 from model_release_airflow.releases import planned_of, release_of
@@ -21,7 +23,7 @@ class WatchCanary(AsksPeople):
     """
     Judge one stage look by look; the result is the deciding look with its `action`, advance or rollback.
 
-    A stage that is held is asked about; looks go on, and one that decides is not overruled by an answer.
+    A stage that is held is asked about, and looks go on: no answer overrules a verdict against the canary.
     """
 
     ui_color = "#fff4d6"
@@ -55,9 +57,11 @@ class WatchCanary(AsksPeople):
         """
         release = release_of(context)
         if ANSWER in event:
-            if self.note_answer(release, event) == "extend":
-                self._ask(context, library_step("watch").look(release, self.environment(), self.stage))
-            self._wait(context, asked=True)
+            extends, look = self.note_answer(release, event) == "extend", self._look(release)
+            if look is None or not (extends or look.get("done", True)):
+                # After an extension the question is asked anew: by the look here, or by the next that succeeds.
+                self._wait(context, asked=not extends)
+            event = look
         tell_people(release.model)
         if ERROR in event:
             context["ti"].xcom_push(key=ERROR, value=event[ERROR])
@@ -67,6 +71,17 @@ class WatchCanary(AsksPeople):
             self._wait(context, asked=True)
         self.log.info("stage %s %%: %s, so: %s", self.stage, event["reason"], event["action"])
         return event
+
+    def _look(self, release: Release) -> dict[str, Any] | None:
+        """Take the look that acts on an answer at once; None when an outside system did not answer."""
+        try:
+            look: dict[str, Any] = library_step("watch").look(release, self.environment(), self.stage)
+        except ReleaseError as error:
+            if not error.retryable:
+                return {ERROR: str(error)}
+            self.log.warning("no look: %s", error)
+            return None
+        return look
 
     def _ask(self, context: Context, look: dict[str, Any]) -> None:
         release = release_of(context)

@@ -76,9 +76,12 @@ def run(script: Script, monkeypatch: pytest.MonkeyPatch) -> Run:
     from airflow.utils.session import create_session
     from sqlalchemy import select
 
+    from model_release_airflow import triggers
+
     sleep, create = time.sleep, dagrun.get_or_create_dagrun
     # dag.test() waits a second each time that it only had tasks to skip.
     monkeypatch.setattr(time, "sleep", lambda seconds: sleep(min(seconds, 0.01)))
+    monkeypatch.setattr(triggers, "SETTLES_S", 0.0)
 
     def run_dag(
         logical_date: datetime | None = None,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from scripted_steps import PROJECT, look
 
-from model_release.errors import NotApproved, NothingToDecide
+from model_release.errors import NotApproved, NothingToDecide, StoreUnavailable
 from model_release.spec import ModelSpec
 from model_release.spec_files import load_spec
 
@@ -65,6 +65,7 @@ class Asked:
         self.late = False
         self.needed = True
         self.said: Exception | None = None
+        self.looks: list[Any] = []
         for module in (approve, asking, steps, watch):
             monkeypatch.setattr(module, "library_step", self.step)
         monkeypatch.setattr(asking, "environment_of_task", lambda: "environment")
@@ -81,7 +82,13 @@ class Asked:
         if name == "held":
             asked = {"subject": "held at 10 %", "body": "**evidence**"}
             return SimpleNamespace(question=lambda *_: asked)
-        return SimpleNamespace(look=lambda *_: look("inconclusive", done=False))
+        return SimpleNamespace(look=self._look)
+
+    def _look(self, *_: Any) -> dict[str, Any]:
+        found = self.looks.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
 
     def _ask(self, release: Any, environment: Any) -> dict[str, Any]:
         asked = {"needed": True, "subject": "May it?", "body": "**evidence**", "look_interval_s": 1, "hold_s": 60}
@@ -185,17 +192,35 @@ def test_a_stage_that_is_held_is_asked_about_and_looked_at_further(asked: Asked)
     assert (question["subject"], question["defaults"]) == ("held at 10 %", ["Roll back"])
 
 
-@pytest.mark.parametrize(
-    ("option", "verb", "questions"), [("Advance", "advance", 0), ("Roll back", "roll_back", 0), ("Extend", "extend", 1)]
-)
-def test_an_answer_to_a_held_stage_is_acted_on_by_the_next_look(
-    asked: Asked, option: str, verb: str, questions: int
-) -> None:
-    deferred(lambda: watching().judged(context(), answer(option, why="known", extend_seconds=90)))
+@pytest.mark.parametrize(("option", "verb"), [("Advance", "advance"), ("Roll back", "roll_back")])
+def test_an_answer_to_a_held_stage_is_acted_on_at_once(asked: Asked, option: str, verb: str) -> None:
+    asked.looks = [look("as the person says")]
+
+    acted = watching().judged(context(), answer(option, why="known", extend_seconds=90))
 
     [decision] = asked.decisions
     assert (decision["verb"], decision["seconds"]) == (verb, 90.0)
-    assert len(asked.questions) == questions, "only after an extension is there something left to ask"
+    assert acted["action"] == "as the person says"
+    assert asked.questions == []
+
+
+@pytest.mark.parametrize(
+    ("option", "found", "questions", "waits_asked"),
+    [
+        ("Advance", look("inconclusive", done=False), 0, True),  # a replica is not proved, say
+        ("Advance", StoreUnavailable("looks", "it is away"), 0, True),
+        ("Extend", look("inconclusive", done=False), 1, True),
+        ("Extend", StoreUnavailable("looks", "it is away"), 0, False),
+    ],
+)
+def test_a_stage_that_an_answer_did_not_end_is_looked_at_further(
+    asked: Asked, option: str, found: Any, questions: int, waits_asked: bool
+) -> None:
+    asked.looks = [found]
+
+    trigger = deferred(lambda: watching().judged(context(), answer(option, extend_seconds=90)))
+
+    assert (len(asked.questions), trigger.asked) == (questions, waits_asked)
 
 
 def test_the_looks_that_wait_for_an_answer_do_not_end_at_the_hold_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,6 +235,7 @@ def test_the_looks_that_wait_for_an_answer_do_not_end_at_the_hold_again(monkeypa
     looks = [held, held, look("advance")]
     monkeypatch.setattr(triggers, "environment_of_trigger", environment)
     monkeypatch.setattr(triggers, "_look_once", lambda *_: looks.pop(0))
+    monkeypatch.setattr(triggers, "SETTLES_S", 0.0)
     release = {"model": "echo", "version": 1, "kind": "build", "run_id": "r"}
 
     async def first(asked: bool) -> Any:
@@ -218,3 +244,34 @@ def test_the_looks_that_wait_for_an_answer_do_not_end_at_the_hold_again(monkeypa
 
     assert asyncio.run(first(asked=False)) == held
     assert asyncio.run(first(asked=True))["action"] == "advance"
+
+
+def test_an_event_comes_no_sooner_than_airflow_has_seen_the_task_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    import asyncio
+    import time
+
+    from model_release_airflow import triggers
+
+    async def environment() -> str:
+        return "environment"
+
+    monkeypatch.setattr(triggers, "environment_of_trigger", environment)
+    monkeypatch.setattr(triggers, "_look_once", lambda *_: look("advance"))
+    monkeypatch.setattr(triggers, "_approval_once", lambda *_: look("advance"))
+    monkeypatch.setattr(triggers, "_turn_once", lambda *_: {"done": True})
+    monkeypatch.setattr(triggers, "_waits_for", lambda *_: None)
+    monkeypatch.setattr(triggers, "SETTLES_S", 0.3)
+    release = {"model": "echo", "version": 1, "kind": "build", "run_id": "r"}
+
+    async def seconds(trigger: Any) -> float:
+        began = time.monotonic()
+        await anext(trigger.run())
+        return time.monotonic() - began
+
+    for trigger in (
+        triggers.LookTrigger(release, 10, 0.01),
+        triggers.ApprovalTrigger(release, 0.01),
+        triggers.TurnTrigger(release, {}),
+        triggers.ClaimTrigger("echo"),
+    ):
+        assert asyncio.run(seconds(trigger)) >= 0.3

@@ -198,12 +198,15 @@ def held(verb: str) -> Running:
         ("advance", GATHERING, "advance"),
         ("roll_back", GATHERING, "rollback"),
         ("advance", {**GATHERING, "verdict": "rollback", "action": "rollback"}, "rollback"),
-        ("roll_back", {**GATHERING, "verdict": "advance", "action": "advance"}, "advance"),
+        ("roll_back", {**GATHERING, "verdict": "advance", "action": "advance"}, "rollback"),
+        ("advance", {**GATHERING, "verdict": "advance", "action": "advance"}, "advance"),
         ("advance", {**GATHERING, "unproved": ["green-1 restarted"]}, None),
         ("roll_back", {**GATHERING, "unproved": ["green-1 restarted"]}, "rollback"),
     ],
 )
-def test_a_person_decides_only_what_the_looks_leave_open(verb: str, look: dict[str, Any], action: str | None) -> None:
+def test_a_person_may_send_any_canary_back_and_advance_what_is_open(
+    verb: str, look: dict[str, Any], action: str | None
+) -> None:
     assert by_person(held(verb), 10, look)["action"] == action
     assert by_person(held(verb), 50, look)["action"] == look["action"], "another stage is none of it"
 

@@ -116,12 +116,13 @@ def by_person(running: Running, stage: int, decided: dict[str, Any]) -> dict[str
     """
     Return what a look comes to once a person has decided about a stage that is held.
 
-    A verdict counts more, and a replica that is not proved holds a person's advance too.
+    Nobody gets a canary past a verdict against it or a replica that is not proved; back it may be sent at any time,
+    also by somebody whom a verdict for it has overtaken.
     """
     decision = running.decisions.get(str(stage))
-    if decision is None or decided["action"] is not None:
+    if decision is None or decided["action"] == "rollback":
         return decided
-    if decision.verb == "advance" and decided.get("unproved"):
+    if decision.verb == "advance" and (decided["action"] is not None or decided.get("unproved")):
         return decided
     action = "advance" if decision.verb == "advance" else "rollback"
     said = f"{decision.by} lets it {'advance' if action == 'advance' else 'go back'}: {decision.reason}"
