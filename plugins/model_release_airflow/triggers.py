@@ -15,11 +15,11 @@ from model_release.identity import Release
 from model_release_airflow import steps
 from model_release_airflow.connection import environment_of_trigger
 
-SETTLES_S = 5.0
+SETTLES_S = 10.0
 """
-How long a task stays deferred at least. One that goes on while the process that deferred it still ends is marked
+How long a task stays deferred at least. A task that goes on while the process that deferred it still ends is marked
 failed: Airflow 3.3 takes that process's end for the task's ("finished with state success, but the task instance's state
-attribute is running").
+attribute is running"), and notices it up to `[workers] min_heartbeat_interval`, 5 s by default, late.
 """
 
 
