@@ -53,9 +53,9 @@ def airflow_environment(home: Home, settings: Settings) -> dict[str, str]:
         "AIRFLOW__API_AUTH__JWT_SECRET": home.secret("airflow_jwt", 32),
         # A busy machine answers late; the default of 5 s fails a task before it started.
         "AIRFLOW__WORKERS__EXECUTION_API_TIMEOUT": "30",
-        # New DAG files are listed often, known ones parsed seldom: parsing costs seconds of CPU.
         # An answer within so many seconds of its question is lost: Airflow takes the task for failed (docs/people.md).
         "AIRFLOW__WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+        # New DAG files are listed often, known ones parsed seldom: parsing costs seconds of CPU.
         "AIRFLOW__DAG_PROCESSOR__REFRESH_INTERVAL": "5",
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",

@@ -1,4 +1,6 @@
-"""The demo as a person runs it: a model goes live by Airflow, a retrained one takes over, a broken one goes back."""
+"""
+Production as a person runs it: the demo, then the ways in and back by Airflow's form, its questions and its backfills.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,27 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
 
 import pytest
 
+from model_release.identity import version_of
+from model_release.ledger.events import Events
+from model_release.ledger.looks import Looks
 from model_release.ledger.state import State, StateFile
 from model_release.repository.store import ObjectStore
+from sandbox import airflow, show_backfill
+from sandbox.airflow_rest import AirflowRest
 from sandbox.demo import DIGITS
 from sandbox.demo_summary import served_versions
+from sandbox.errors import SandboxError
 from sandbox.home import Home
 from sandbox.settings import ROOT
+from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox, free_base
+from tests.sandbox.releasing import await_true
 
 DEADLINE_S = 900
 
@@ -107,9 +120,152 @@ def test_no_client_saw_an_error_of_the_broken_candidate(rolled_back: tuple[State
     assert re.search(r"clients .*, 0 errors\n", said), said
 
 
+class Asked:
+    """Airflow, as a person asks it for releases of the example."""
+
+    def __init__(self, production: Sandbox) -> None:
+        self.production = production
+        self.rest = AirflowRest(airflow.url(production.settings))
+        self.store = ObjectStore(production.environment.s3)
+
+    def run(self, **conf: Any) -> tuple[str, str, dict[str, str]]:
+        """Trigger a run by the form, and return its id, its state, and those of its tasks."""
+        run = self.rest.trigger(DIGITS.release_dag, conf)
+        return run, *self.ended(run)
+
+    def backfilled(self, date: datetime, **conf: Any) -> tuple[str, dict[str, str]]:
+        """Backfill a date, and return the state of its run, and those of its tasks."""
+        show_backfill.backfill(self.rest, date, conf)
+        return self.ended(show_backfill.run_of(self.rest, date))
+
+    def ended(self, run: str) -> tuple[str, dict[str, str]]:
+        state = self.rest.follow(DIGITS.release_dag, run, lambda _: None)
+        return state, self.rest.task_states(DIGITS.release_dag, run)
+
+    def checkpoint(self, date: datetime) -> str:
+        """Train one, of which Airflow hears nothing, and return its address."""
+        show_backfill.train(self.production.environment, [date])
+        return f"s3://training/{DIGITS.model}/{date:%Y-%m-%d}/model.safetensors"
+
+    def events(self, run: str) -> list[dict[str, Any]]:
+        """What the ledger says of a run."""
+        events = Events(self.store, DIGITS.model).read()
+        return [event for event in events if str(event.get("run", "")).startswith(f"{run}#")]
+
+    def served(self) -> set[str]:
+        return set(served_versions(self.production.environment, DIGITS.model))
+
+
+@pytest.fixture(scope="module")
+def asked(production: Sandbox, rolled_back: tuple[State, str]) -> Asked:
+    return Asked(production)
+
+
 @pytest.mark.timeout(DEADLINE_S)
-def test_what_was_released_is_served_after_a_restart(production: Sandbox, rolled_back: tuple[State, str]) -> None:
-    before, _ = rolled_back
+def test_a_dry_run_of_the_form_proves_a_canary_without_traffic_and_takes_it_away(asked: Asked) -> None:
+    before = state_of(asked.production)
+    checkpoint = asked.checkpoint(show_backfill.past_slots(before, 3)[0])
+
+    run, state, tasks = asked.run(checkpoint=checkpoint, dry_run=True, benchmark=False)
+
+    assert (state, tasks["deploy"], tasks["roll_back"]) == ("success", "success", "success"), tasks
+    assert {tasks[f"canary_{stage}.shift"] for stage in (10, 50, 100)} == {"skipped"}
+    after = state_of(asked.production)
+    assert (after.stable, after.canary, after.promotions) == (before.stable, None, before.promotions)
+    assert asked.served() == {str(before.stable.version if before.stable else None)}
+    told = [event["what"] for event in asked.events(run)]
+    assert "deployed" in told
+    assert "shifted" not in told
+
+
+@pytest.mark.timeout(DEADLINE_S)
+def test_a_person_takes_a_held_canary_back_in_airflow_and_the_ledger_has_who_and_why(asked: Asked) -> None:
+    before = state_of(asked.production)
+    checkpoint = asked.checkpoint(show_backfill.past_slots(before, 3)[1])
+    conf = {"checkpoint": checkpoint, "benchmark": False, "min_bake_s": 0, "max_bake_s": 1}
+    Supervisor(asked.production.home).stop_programs(["traffic"], 20)  # so that the looks leave it open
+    run = asked.rest.trigger(DIGITS.release_dag, conf)
+    path = f"/dags/{DIGITS.release_dag}/dagRuns/{quote(run, safe='')}"
+
+    def question() -> list[dict[str, Any]]:
+        return list(asked.rest.call("GET", f"{path}/hitlDetails")["hitl_details"])
+
+    def looked() -> int:
+        running = state_of(asked.production).release
+        assert running
+        kept, _ = Looks(asked.store, DIGITS.model, running.version, running.holder).read(10)
+        return len(kept.looks) if kept else 0
+
+    await_true(lambda: bool(question()), "Airflow shows the question", 300)
+    [shown], looks = question(), looked()
+    await_true(lambda: looked() > looks + 1, "the looks go on while the person thinks", 60)
+    answer = {"chosen_options": ["Roll back"], "params_input": {"why": "a fair is on", "extend_seconds": 60}}
+    asked.rest.call("PATCH", f"{path}/taskInstances/canary_10.watch/-1/hitlDetails", answer)
+    state, tasks = asked.ended(run)
+    asked.production.must("up")
+
+    assert "10 %" in shown["subject"]
+    assert shown["options"] == ["Advance", "Roll back", "Extend"]
+    assert (state, tasks["canary_10.watch"], tasks["roll_back"]) == ("failed", "success", "success"), tasks
+    [decided] = [event for event in asked.events(run) if event["what"] == "decided"]
+    assert (decided["verb"], decided["reason"]) == ("roll_back", "a fair is on")
+    assert decided["by"] not in ("", "somebody")
+    assert state_of(asked.production).stable == before.stable
+
+
+@pytest.mark.timeout(DEADLINE_S)
+def test_of_a_backfill_over_two_dates_the_scheduler_lets_only_the_newest_touch_anything(asked: Asked) -> None:
+    """Neither date has a checkpoint: the older ends skipped without a look at it, the newest fails for want of it."""
+    before = state_of(asked.production).stable
+    older, newest = show_backfill.past_slots(state_of(asked.production), 5)[:2]
+    order = {"conf": {"reason": "the test"}, "since": older}
+    show_backfill.backfill(asked.rest, newest, **order)
+
+    with pytest.raises(SandboxError, match="409"):
+        asked.rest.call("POST", "/backfills", show_backfill.order(newest, **order))
+    with pytest.raises(SandboxError, match=r"400 .*restore_version"):
+        asked.rest.trigger(DIGITS.release_dag, {"restore_version": "20261301000000", "reason": "no such month"})
+    runs = {date: show_backfill.run_of(asked.rest, date) for date in (older, newest)}
+    ended = {date: asked.ended(run) for date, run in runs.items()}
+
+    assert {date: state for date, (state, _) in ended.items()} == {older: "success", newest: "failed"}
+    assert set(ended[older][1].values()) == {"skipped"}
+    tasks = ended[newest][1]
+    assert (tasks["plan"], tasks["export"], tasks["deploy"]) == ("success", "failed", "upstream_failed")
+    assert state_of(asked.production).stable == before
+
+
+@pytest.mark.timeout(2 * DEADLINE_S)
+def test_a_date_is_built_by_a_backfill_in_an_emergency_and_put_back_by_another(asked: Asked) -> None:
+    before = state_of(asked.production)
+    date = show_backfill.past_slots(before, 3)[2]
+    asked.checkpoint(date)
+    version, reason = version_of(date), {"reason": "stable is bad"}
+    assert before.stable
+
+    built, tasks = asked.backfilled(date, emergency=True, benchmark=False, **reason)
+    assert (built, tasks["canary_10.decide"], tasks["promote"]) == ("success", "success", "success"), tasks
+    assert asked.served() == {str(version)}
+    planned = [event for event in Events(asked.store, DIGITS.model).read() if event["what"] == "planned"]
+    assert (planned[-1]["version"], planned[-1]["mode"]) == (version, "emergency")
+
+    _, restored, tasks = asked.run(restore_version=str(before.stable.version), **reason)
+    assert (restored, tasks["export"], tasks["canary_100.shift"]) == ("success", "skipped", "success"), tasks
+    assert asked.served() == {str(before.stable.version)}
+
+    again, tasks = asked.backfilled(date, **reason)
+    assert (again, tasks["export"], tasks["canary_10.shift"]) == ("success", "skipped", "skipped"), tasks
+    assert asked.served() == {str(version)}
+    assert [promotion.version for promotion in state_of(asked.production).promotions][-3:] == [
+        version,
+        before.stable.version,
+        version,
+    ]
+
+
+@pytest.mark.timeout(DEADLINE_S)
+def test_what_was_released_is_served_after_a_restart(production: Sandbox, asked: Asked) -> None:
+    before = state_of(production)
     production.must("down")
     production.must("up", "--without", "airflow")
 
