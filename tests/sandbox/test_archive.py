@@ -70,12 +70,12 @@ def test_an_unknown_version_is_answered_with_what_there_is(store: ObjectStore, t
 
 def test_a_half_written_version_is_finished_by_the_next_try(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(store, "digits")
-    written(archive, tmp_path, {"model.onnx": b"half", "leftover": b"x"})
+    left = written(archive, tmp_path, {"model.onnx": b"half", "leftover": b"x"})
 
     archive.seal(written(archive, tmp_path, FILES), unclaimed)
 
     assert archive.read_sealed(archive.require(VERSION), "model.onnx", tmp_path / "m").read_bytes() == b"onnx"
-    assert not store.exists(archive.key(VERSION, "base", "leftover"))
+    assert not any(store.exists(archive.key_in(left, name)) for name in left.files)
 
 
 def test_what_is_sealed_is_not_written_again(store: ObjectStore, tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_of_two_that_seal_at_once_one_wins_and_the_other_finds_out(store: Object
 def test_a_changed_byte_in_the_archive_is_found_before_it_serves(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(store, "digits")
     manifest = archive.seal(written(archive, tmp_path, FILES), unclaimed)
-    store.put(archive.key(VERSION, "base", "model.onnx"), b"0nnx")
+    store.put(archive.key_in(manifest, "model.onnx"), b"0nnx")
 
     with pytest.raises(BytesDiffer, match=r"model\.onnx"):
         ServingPrefix(store, "default", "blue", "digits").place(archive, manifest, unclaimed)
@@ -138,7 +138,7 @@ def test_a_changed_byte_in_the_archive_is_found_before_it_serves(store: ObjectSt
 def test_a_missing_file_is_found_before_the_version_is_sealed(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(store, "digits")
     manifest = written(archive, tmp_path, FILES)
-    store.delete(archive.key(VERSION, "base", "model.onnx"))
+    store.delete(archive.key_in(manifest, "model.onnx"))
 
     with pytest.raises(BytesDiffer, match="nothing"):
         archive.seal(manifest, unclaimed)

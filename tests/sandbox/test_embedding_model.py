@@ -55,4 +55,4 @@ def test_it_is_released_and_retrained_and_a_moved_space_changes_nothing(embeddin
     archive = Archive(ObjectStore(embedding.environment.s3), embedding.name)
     assert {"parity.html", "parity.json", "worst.npz"} <= set(archive.require(SECOND).files)
     assert archive.sealed(MOVED) is None
-    assert archive.holds(MOVED, "base", "parity.html"), "the report of a failure is what a person wants to look at"
+    assert archive.find(MOVED, "base", "parity.html"), "the report of a failure is what a person wants to look at"

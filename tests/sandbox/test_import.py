@@ -197,7 +197,7 @@ def test_a_version_of_that_number_from_another_source_stays(places: Places, tmp_
     own = written(archive, tmp_path, {"model.onnx": b"own", "config.pbtxt": b"own"}, source="b" * 64)
     if part == "tuned":
         for name in own.files:
-            places.here.copy(archive.key(VERSION, "base", name), archive.key(VERSION, "tuned", name))
+            places.here.copy(archive.key_in(own, name), archive.key_in(own.model_copy(update={"part": part}), name))
     archive.seal(own.model_copy(update={"part": part}), unclaimed)
     before = bytes_under(places.here, f"archive/{MODEL}/{VERSION}/{part}/")
 
@@ -208,8 +208,14 @@ def test_a_version_of_that_number_from_another_source_stays(places: Places, tmp_
     assert StateFile(places.here, MODEL).read().claim is None
 
 
+def config_key(places: Places) -> str:
+    """Return the key of the config, which is the same here as there."""
+    archive = Archive(places.there, MODEL)
+    return archive.key_in(archive.require(VERSION), "config.pbtxt")
+
+
 def test_a_file_that_changed_there_is_not_sealed_here(places: Places) -> None:
-    key = f"archive/{MODEL}/{VERSION}/base/config.pbtxt"
+    key = config_key(places)
     places.there.put(key, with_the_same_crc(FILES["config.pbtxt"]))
 
     with pytest.raises(BytesDiffer, match=r"config\.pbtxt changed: got sha256"):
@@ -218,7 +224,7 @@ def test_a_file_that_changed_there_is_not_sealed_here(places: Places) -> None:
 
 
 def test_what_lies_here_already_is_believed_by_its_sha256_alone(places: Places) -> None:
-    key = f"archive/{MODEL}/{VERSION}/base/config.pbtxt"
+    key = config_key(places)
     places.here.put(key, with_the_same_crc(FILES["config.pbtxt"]))
 
     with pytest.raises(BytesDiffer, match=r"config\.pbtxt changed: got sha256"):
@@ -233,7 +239,7 @@ def test_a_manifest_that_lists_itself_is_refused(places: Places) -> None:
     base = archive.require(VERSION)
     lists: dict[str, Any] = {"files": {**base.files, "manifest.json": base.files["model.onnx"]}}
     body = Manifest.model_dump_json(base.model_copy(update=lists)).encode()
-    places.there.put(archive.key(VERSION, "base", "manifest.json"), body)
+    places.there.put(archive.manifest_key(VERSION, "base"), body)
     unasked = places.target.model_copy(update={"signing": Signing()})
 
     with pytest.raises(BytesDiffer, match=r"lists 'manifest\.json'"):
@@ -337,9 +343,9 @@ def test_an_import_that_is_killed_before_any_write_is_finished_by_the_next(place
                 assert process.exitcode == -signal.SIGKILL
         deaths += 1
         for part in ("base", "tuned"):
-            sealed = Archive(places.here, MODEL).sealed(VERSION, part)
-            for name in sealed.files if sealed else ():
-                key = f"archive/{MODEL}/{VERSION}/{part}/{name}"
+            archive = Archive(places.here, MODEL)
+            sealed = archive.sealed(VERSION, part)
+            for key in [archive.key_in(sealed, name) for name in sealed.files] if sealed else ():
                 assert places.here.get(key) == places.there.get(key)
         if number == 2:
             with pytest.raises(ClaimHeld, match="in import"):

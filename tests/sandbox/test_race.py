@@ -42,48 +42,112 @@ def test_of_eight_processes_one_holds_the_model_at_any_time_and_nothing_sealed_c
 # What the race found: a writer that was paused after its check.
 
 
-def manifest_of(archive: Archive, path: Path, check: Callable[[], None]) -> Manifest:
-    entry = archive.write(VERSION, "base", "model.onnx", path, check)
+def manifest_of(
+    archive: Archive, files: dict[str, Path], who: str, check: Callable[[], None] = lambda: None
+) -> Manifest:
+    """Write files and return the manifest that would seal them."""
     return Manifest(
         model="digits",
         version=VERSION,
         part="base",
         contract=1,
-        source=SourceEntry(uri="s3://x", sha256="a" * 64),
-        files={"model.onnx": entry},
+        source=SourceEntry(uri=f"s3://{who}", sha256=who[0] * 64),
+        files={name: archive.write(VERSION, "base", name, path, check) for name, path in files.items()},
         tools={},
         summary={},
         spec_digest="d",
         release_digest="r",
-        run_id="run-2",
+        run_id=who,
         sealed_at="2026-01-01T00:00:00Z",  # type: ignore[arg-type]
     )
 
 
-@pytest.mark.parametrize("left", [None, b"left by a try before"])
-@pytest.mark.parametrize("in_parts", [False, True])
-def test_a_writer_that_wakes_up_after_another_has_sealed_changes_no_byte(
-    s3: S3, tmp_path: Path, left: bytes | None, in_parts: bool
-) -> None:
-    store = ObjectStore(s3.model_copy(update={"prefix": f"paused/{left is None}/{in_parts}"}))
-    if in_parts:
-        small = 5 * 2**20
+def once(work: Callable[[], object]) -> Callable[[], None]:
+    """Return a check during which another does its work, the first time."""
+    left = [work]
+
+    def check() -> None:
+        if left:
+            left.pop()()
+
+    return check
+
+
+@pytest.fixture(params=["whole", "in parts"])
+def paused(request: pytest.FixtureRequest, s3: S3, tmp_path: Path) -> tuple[Archive, dict[str, dict[str, Path]]]:
+    """An archive, and the same files as two writers have them."""
+    store, size = ObjectStore(s3.model_copy(update={"prefix": f"paused/{tmp_path.name}"})), 10
+    if request.param == "in parts":
+        size, small = 6 * 2**20, 5 * 2**20
         store = store.transferring(TransferConfig(multipart_threshold=small, multipart_chunksize=small))
-    archive, size = Archive(store, "digits"), 6 * 2**20 if in_parts else 10
-    mine, others = tmp_path / "mine", tmp_path / "others"
-    mine.write_bytes(b"m" * size)
-    others.write_bytes(b"o" * size)
-    if left is not None:
-        store.put(archive.key(VERSION, "base", "model.onnx"), left)
+    files: dict[str, dict[str, Path]] = {}
+    for who in ("ada", "bob"):
+        files[who] = {name: tmp_path / f"{name} of {who}" for name in ("model.onnx", f"only {who}'s")}
+        for path in files[who].values():
+            path.write_bytes(who[:1].encode() * size)
+    return Archive(store, "digits"), files
+
+
+def assert_whole(archive: Archive, sealed: Manifest, files: dict[str, Path], folder: Path) -> None:
+    """Everything that was sealed is as its writer had it, and nothing else lies there."""
+    assert archive.require(VERSION) == sealed
+    for name, path in files.items():
+        assert archive.read_sealed(sealed, name, folder / "read").read_bytes() == path.read_bytes()
+    there = {entry.key for entry in archive._store.objects(archive.folder(VERSION, "base"))}
+    assert there == {archive.manifest_key(VERSION, "base"), *(archive.key_in(sealed, name) for name in files)}
+
+
+def test_a_writer_that_wakes_up_after_another_has_sealed_changes_no_byte(
+    paused: tuple[Archive, dict[str, dict[str, Path]]], tmp_path: Path
+) -> None:
+    archive, files = paused
     sealed: list[Manifest] = []
 
-    def paused() -> None:
-        if not sealed:
-            sealed.append(archive.seal(manifest_of(archive, others, lambda: None), lambda: None))
+    def seal() -> None:
+        sealed.append(archive.seal(manifest_of(archive, files["bob"], "bob"), lambda: None))
 
     with pytest.raises(VersionTaken):
-        archive.write(VERSION, "base", "model.onnx", mine, paused)
-    assert archive.read_sealed(sealed[0], "model.onnx", tmp_path / "read").read_bytes() == b"o" * size
+        manifest_of(archive, files["ada"], "ada", once(seal))
+    with pytest.raises(VersionTaken):
+        archive.seal(
+            sealed[0].model_copy(update={"source": SourceEntry(uri="s3://ada", sha256="a" * 64)}), lambda: None
+        )
+    assert_whole(archive, sealed[0], files["bob"], tmp_path)
+
+
+def test_who_seals_after_a_pause_seals_what_was_compared_whatever_another_wrote_meanwhile(
+    paused: tuple[Archive, dict[str, dict[str, Path]]], tmp_path: Path
+) -> None:
+    archive, files = paused
+    others: list[Manifest] = []
+    mine = manifest_of(archive, files["ada"], "ada")
+
+    sealed = archive.seal(mine, once(lambda: others.append(manifest_of(archive, files["bob"], "bob"))))
+
+    assert sealed == mine
+    with pytest.raises(VersionTaken):
+        archive.seal(others[0], lambda: None)
+    assert_whole(archive, sealed, files["ada"], tmp_path)
+
+
+def test_who_is_overtaken_while_sealing_finds_out_and_changes_nothing(
+    paused: tuple[Archive, dict[str, dict[str, Path]]], tmp_path: Path
+) -> None:
+    archive, files = paused
+    mine, others = (manifest_of(archive, files[who], who) for who in ("ada", "bob"))
+
+    with pytest.raises(VersionTaken):
+        archive.seal(mine, once(lambda: archive.seal(others, lambda: None)))
+    assert_whole(archive, others, files["bob"], tmp_path)
+
+
+def test_what_was_written_last_is_what_is_read_until_the_seal(s3: S3, tmp_path: Path) -> None:
+    archive = Archive(ObjectStore(s3.model_copy(update={"prefix": "last"})), "digits")
+    for body in (b"first", b"second", b"first", b"third", b"second"):  # within a second or two
+        (tmp_path / "mine").write_bytes(body)
+        archive.write(VERSION, "base", "parity.json", tmp_path / "mine", lambda: None)
+
+        assert archive.read(VERSION, "base", "parity.json", tmp_path / "read").read_bytes() == body
 
 
 def test_an_object_is_deleted_only_as_it_was_seen(s3: S3) -> None:

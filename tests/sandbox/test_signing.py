@@ -59,9 +59,9 @@ def sealed(store: ObjectStore, signing: Signing, tmp_path: Path) -> Archive:
     for manifest in (base, base.model_copy(update={"part": "tuned", "files": tuned})):
         Signatures(store, "digits", signing).sign(manifest, unclaimed)
         archive.seal(manifest, unclaimed)
-    for name in base.files:
-        store.copy(archive.key(VERSION, "base", name), archive.key(OTHER, "base", name))
     other = base.model_copy(update={"version": OTHER})
+    for name in base.files:
+        store.copy(archive.key_in(base, name), archive.key_in(other, name))
     Signatures(store, "digits", signing).sign(other, unclaimed)
     archive.seal(other, unclaimed)
     return archive
@@ -83,10 +83,18 @@ def test_a_downloaded_part_is_verified_by_the_packages_own_command(
     store: ObjectStore, sealed: Archive, pair: Pair, tmp_path: Path
 ) -> None:
     for part in ("base", "tuned"):
-        root, folder, signature = sealed.key(VERSION, part, ""), tmp_path / part, tmp_path / f"{part}.sig.json"
+        root, base, signature = sealed.folder(VERSION, part), tmp_path / part, tmp_path / f"{part}.sig.json"
         for entry in store.objects(root):
-            (folder / entry.key.removeprefix(root)).parent.mkdir(parents=True, exist_ok=True)
-            store.download(entry.key, folder / entry.key.removeprefix(root))
+            (base / entry.key.removeprefix(root)).parent.mkdir(parents=True, exist_ok=True)
+            store.download(entry.key, base / entry.key.removeprefix(root))
+        folder = tmp_path / f"model of {part}"
+        # As docs/signing.md says it.
+        subprocess.run(
+            f"mkdir '{folder}' && cp -r {part}/manifest.json {part}/*/. '{folder}/'",
+            shell=True,
+            check=True,
+            cwd=tmp_path,
+        )
         [key] = signatures_of(store, part=part)
         store.download(key, signature)
         assert sha256((folder / "manifest.json").read_bytes()).hexdigest() in key
@@ -105,34 +113,36 @@ def test_what_is_signed_as_it_lies_there_is_believed(store: ObjectStore, sealed:
 
 
 def changed_file(store: ObjectStore, archive: Archive, _: Pair) -> None:
-    store.put(archive.key(VERSION, "base", "model.onnx"), b"0nnx")
+    store.put(archive.key_in(archive.require(VERSION), "model.onnx"), b"0nnx")
 
 
 def changed_file_of_the_same_crc(store: ObjectStore, archive: Archive, _: Pair) -> None:
-    key = archive.key(VERSION, "base", "config.pbtxt")
+    base = archive.require(VERSION)
+    key = archive.key_in(base, "config.pbtxt")
     store.put(key, with_the_same_crc(FILES["config.pbtxt"]))
-    archive.compare(key, archive.require(VERSION).files["config.pbtxt"])  # S3's own sum shows nothing
+    archive.compare(key, base.files["config.pbtxt"])  # S3's own sum shows nothing
 
 
 def missing_file(store: ObjectStore, archive: Archive, _: Pair) -> None:
-    store.delete(archive.key(VERSION, "tuned", "config.pbtxt"))
+    tuned = archive.sealed(VERSION, "tuned")
+    assert tuned is not None
+    store.delete(archive.key_in(tuned, "config.pbtxt"))
 
 
 def changed_manifest(store: ObjectStore, archive: Archive, _: Pair) -> None:
     changed = archive.require(VERSION).model_copy(update={"summary": {"parity": "held"}})
-    store.put(archive.key(VERSION, "base", manifests.NAME), manifests.body_of(changed))
+    store.put(archive.manifest_key(VERSION, "base"), manifests.body_of(changed))
 
 
 def resealed(store: ObjectStore, archive: Archive) -> bytes:
     """Write another file and a manifest that fits it, as who can write to S3 would; returns the manifest."""
-    key = archive.key(VERSION, "base", "model.onnx")
-    store.put(key, b"0nnx")
-    entry = manifests.FileEntry(
-        sha256=sha256(b"0nnx").hexdigest(), crc64nvme=str(store.head(key).crc64nvme), size_bytes=4
-    )
     base = archive.require(VERSION)
+    store.put(archive.key_in(base, "model.onnx"), b"0nnx")
+    crc64nvme = str(store.head(archive.key_in(base, "model.onnx")).crc64nvme)
+    entry = manifests.FileEntry(sha256=sha256(b"0nnx").hexdigest(), crc64nvme=crc64nvme, size_bytes=4)
+    store.put(archive.key(VERSION, "base", "model.onnx", entry), b"0nnx")
     body = manifests.body_of(base.model_copy(update={"files": {**base.files, "model.onnx": entry}}))
-    store.put(archive.key(VERSION, "base", manifests.NAME), body)
+    store.put(archive.manifest_key(VERSION, "base"), body)
     return body
 
 
@@ -185,7 +195,7 @@ def test_what_is_not_as_it_was_signed_is_refused(
 
 
 def test_all_of_another_signed_version_in_place_of_one_is_refused(store: ObjectStore, sealed: Archive) -> None:
-    for folder in (sealed.key(OTHER, "base", ""), *signatures_of(store, OTHER)):
+    for folder in (sealed.folder(OTHER, "base"), *signatures_of(store, OTHER)):
         for entry in store.objects(folder):
             store.copy(entry.key, entry.key.replace(str(OTHER), str(VERSION)))
 
@@ -199,7 +209,7 @@ def test_a_part_of_another_base_is_refused(store: ObjectStore, sealed: Archive, 
     assert tuned is not None
     other = tuned.model_copy(update={"source": SourceEntry(uri="u", sha256="c" * 64)})
     Signatures(store, "digits", signing).sign(other, unclaimed)
-    store.put(sealed.key(VERSION, "tuned", manifests.NAME), manifests.body_of(other))
+    store.put(sealed.manifest_key(VERSION, "tuned"), manifests.body_of(other))
 
     with pytest.raises(SignatureInvalid, match="it is of source cccc"):
         Signatures(store, "digits", signing).require(sealed.require(VERSION))
@@ -246,7 +256,7 @@ def test_a_signer_takes_over_from_another(
 def test_nobody_signs_what_changed_since_it_was_sealed(store: ObjectStore, sealed: Archive, tmp_path: Path) -> None:
     new = key_pair(tmp_path, "new")
     before = signatures_of(store)
-    store.put(sealed.key(VERSION, "base", "model.onnx"), b"0nnx")
+    store.put(sealed.key_in(sealed.require(VERSION), "model.onnx"), b"0nnx")
 
     with pytest.raises(BytesDiffer):
         Signatures(store, "digits", Signing(private_key=new.private)).sign_sealed(VERSION)
@@ -291,9 +301,10 @@ def test_what_changed_since_it_was_signed_reaches_no_fleet(strict: Model) -> Non
     archive = Archive(store, strict.name)
 
     def swap(version: int) -> None:
-        key = archive.key(version, "base", "model.onnx")
+        base = archive.require(version)
+        key = archive.key_in(base, "model.onnx")
         store.put(key, with_the_same_crc(store.get(key)[0]))
-        archive.compare(key, archive.require(version).files["model.onnx"])
+        archive.compare(key, base.files["model.onnx"])
 
     with Clients(strict):
         strict.release(strict.build(FIRST))

@@ -142,12 +142,6 @@ class _Handler(BaseHTTPRequestHandler):
         self.answer('<CopyPartResult><ETag>"part"</ETag></CopyPartResult>')
 
     def CompleteMultipartUpload(self) -> None:  # noqa: N802
-        if (
-            self.condition_lost(self.fake.objects.get(self.key))
-            and "ignores conditions in parts" not in self.fake.faults
-        ):
-            self.refuse(412, "PreconditionFailed")
-            return
         _, parts = self.fake.uploads.pop(self.query["uploadId"])
         body = b"".join(parts[number] for number in sorted(parts))
         kept = Kept(body, f"{sum_of(body)}-{len(parts)}" if "sums of parts" in self.fake.faults else sum_of(body))

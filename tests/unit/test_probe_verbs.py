@@ -19,7 +19,6 @@ from tests.unit.fake_s3 import FakeS3
 
 CONFIGS = Path(__file__).resolve().parents[2] / "include" / "model_configs"
 CREATE, REPLACE = "PutObject with If-None-Match: *", "PutObject with If-Match"
-PARTS_IF = "CompleteMultipartUpload with If-None-Match: * and If-Match"
 PARTS = "a multipart upload with the CRC64NVME of the whole object"
 
 
@@ -57,7 +56,6 @@ def test_a_store_that_has_every_verb_passes_and_keeps_nothing_of_the_probe() -> 
         ("copies lose sums", "CopyObject with its CRC64NVME", "crc64nvme None"),
         ("501 to CreateMultipartUpload", PARTS, "it answered .*NotImplemented"),
         ("sums of parts", PARTS, "=-1 of"),
-        ("ignores conditions in parts", PARTS_IF, "ignored If-None-Match"),
         ("501 to UploadPartCopy", "UploadPartCopy with the CRC64NVME of the whole object", "it answered .*NotImpl"),
         ("ignores ranges", "GetObject of a range", "other bytes"),
         ("keeps what is deleted", "DeleteObject", "still has an object"),

@@ -220,8 +220,11 @@ def _of_archive(store: ObjectStore, model: str, version: int) -> dict[str, Any]:
 
 
 def _json(store: ObjectStore, archive: Archive, version: int, part: Part, name: str) -> dict[str, Any] | None:
+    key = archive.find(version, part, name)
+    if key is None:
+        return None
     try:
-        body, _ = store.get(archive.key(version, part, name))
+        body, _ = store.get(key)
         values: dict[str, Any] = json.loads(body)
     except (KeyAbsent, ValueError):
         return None

@@ -1,14 +1,17 @@
 """
 Every version ever sealed, immutable.
 
-A part of a version is a folder of files and a manifest. Until the manifest is written nobody reads the files: what an
-earlier try left is kept if its bytes are the same and replaced if not. The manifest is written last and only if absent.
+A part of a version is a manifest and the files that it names, each under a key that holds the sha256 of its bytes. So
+no writer can change what another has sealed, however late it wakes up: it can only write the same bytes, or a file that
+no manifest names. The manifest is written last, and only if absent. What no manifest names is cleared after the seal;
+before it nothing is deleted, since whoever is about to seal may have compared it already.
 
 A version that was pruned leaves a marker, for good: it is as absent as one that never was, and is never written again.
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -21,11 +24,13 @@ from model_release.repository import manifest as manifests
 from model_release.repository import pruned as markers
 from model_release.repository.manifest import FileEntry, Manifest
 from model_release.repository.pruned import Pruned
-from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore, StoredObject
+from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
 
 Part = Literal["base", "tuned"]
 PARTS: tuple[Part, ...] = ("base", "tuned")
 _TRIES = 5
+#: LastModified has a resolution of one second.
+_TICK_S = 1.0
 
 
 class Archive:
@@ -35,9 +40,21 @@ class Archive:
         self._store = store
         self._model = model
 
-    def key(self, version: int, part: Part, name: str) -> str:
-        """Return the key of a file of a version."""
-        return f"archive/{self._model}/{version}/{part}/{name}"
+    def folder(self, version: int, part: Part) -> str:
+        """Return the prefix of the keys of a part."""
+        return f"archive/{self._model}/{version}/{part}/"
+
+    def manifest_key(self, version: int, part: Part) -> str:
+        """Return the key whose write seals a part."""
+        return self.folder(version, part) + manifests.NAME
+
+    def key(self, version: int, part: Part, name: str, entry: FileEntry) -> str:
+        """Return the key of a file of a part, by what is in it."""
+        return f"{self.folder(version, part)}{entry.sha256}/{name}"
+
+    def key_in(self, manifest: Manifest, name: str) -> str:
+        """Return the key of a sealed file."""
+        return self.key(manifest.version, manifest.part, name, manifest.files[name])
 
     def sealed(self, version: int, part: Part = "base") -> Manifest | None:
         """
@@ -50,7 +67,7 @@ class Archive:
 
     def seal_of(self, version: int, part: Part) -> tuple[bytes, Manifest] | None:
         """Return a part's manifest as it lies there, too: what a signature is of. Raises as `sealed` does."""
-        key = self.key(version, part, manifests.NAME)
+        key = self.manifest_key(version, part)
         try:
             body, _ = self._store.get(key)
         except KeyAbsent:
@@ -111,35 +128,45 @@ class Archive:
 
     def write(self, version: int, part: Part, name: str, path: Path, check: Callable[[], None]) -> FileEntry:
         """
-        Put a file into a part that is not sealed yet, and verify what S3 keeps of it.
+        Put a file into a part that is not sealed yet, and verify what S3 keeps of it; it is then what `find` finds.
 
-        `check` raises when the claim is lost; it is called before anything of an earlier try is replaced.
+        `check` raises when the claim is lost; it is called before every write.
         Raises BytesDiffer when S3 keeps other bytes, VersionTaken when the part was sealed meanwhile, VersionPruned.
         """
-        entry, key = manifests.describe(path), self.key(version, part, name)
-        for _ in range(_TRIES):
-            kept = self._kept(key)
-            if kept is not None and kept.crc64nvme == entry.crc64nvme:
+        entry = manifests.describe(path)
+        key = self.key(version, part, name, entry)
+        for tries in range(_TRIES):
+            if tries > 1:
+                time.sleep(_TICK_S)  # another try wrote that name in the same second
+            if self._newest(version, part, name) == key and self._is_kept(key, entry):
                 return entry
             sealed = self.sealed(version, part)
             if sealed is not None:
                 raise VersionTaken(self._model, version, f"{sealed.source.uri} by {sealed.run_id}", str(path.name))
             self.refuse_pruned(version)
             check()
-            try:
-                # On what was there before the check: who was paused since then may not write over another's file.
-                self._store.upload(path, key, replaces=kept.etag if kept else None)
-            except (ConditionFailed, KeyAbsent):
-                continue
-            self.compare(key, entry)
-            return entry
-        raise StoreUnavailable(key, f"others wrote it {_TRIES} times, while the claim was held")
+            self._store.upload(path, key)
+        self.compare(key, entry)
+        raise StoreUnavailable(key, f"others wrote {name} {_TRIES} times, while the claim was held")
 
-    def _kept(self, key: str) -> StoredObject | None:
+    def find(self, version: int, part: Part, name: str) -> str | None:
+        """Return the key of a file: the sealed one, or of a part that is not sealed what was written last; or None."""
+        sealed = self.sealed(version, part)
+        if sealed is None:
+            return self._newest(version, part, name)
+        return self.key_in(sealed, name) if name in sealed.files else None
+
+    def _newest(self, version: int, part: Part, name: str) -> str | None:
+        root = self.folder(version, part)
+        found = [each for each in self._store.objects(root) if each.key.removeprefix(root).partition("/")[2] == name]
+        return max(found, key=lambda each: (each.last_modified, each.key)).key if found else None
+
+    def _is_kept(self, key: str, entry: FileEntry) -> bool:
         try:
-            return self._store.head(key)
-        except KeyAbsent:
-            return None
+            self.compare(key, entry)
+        except BytesDiffer:
+            return False
+        return True
 
     def compare(self, key: str, entry: FileEntry) -> None:
         """Compare an object's CRC, as S3 keeps it, with the sealed one. Raises BytesDiffer."""
@@ -152,17 +179,16 @@ class Archive:
             raise BytesDiffer(key, got, f"crc64nvme {entry.crc64nvme} of {entry.size_bytes} bytes")
 
     def read(self, version: int, part: Part, name: str, to: Path) -> Path:
-        """Download a file of a part that may still be unsealed. Raises KeyAbsent."""
-        self._store.download(self.key(version, part, name), to)
+        """Download a file of a part that may still be unsealed, as `find` finds it. Raises KeyAbsent."""
+        key = self.find(version, part, name)
+        if key is None:
+            raise KeyAbsent(f"{self.folder(version, part)}*/{name}")
+        self._store.download(key, to)
         return to
-
-    def holds(self, version: int, part: Part, name: str) -> bool:
-        """Say whether a part, sealed or not, has a file of this name."""
-        return self._store.exists(self.key(version, part, name))
 
     def read_sealed(self, manifest: Manifest, name: str, to: Path) -> Path:
         """Download a sealed file and verify its sha256. Raises BytesDiffer; then no file stays."""
-        key, entry = self.key(manifest.version, manifest.part, name), manifest.files[name]
+        key, entry = self.key_in(manifest, name), manifest.files[name]
         try:
             self._store.download(key, to)
         except KeyAbsent:
@@ -183,26 +209,30 @@ class Archive:
         Raises VersionTaken when it is of another source, BytesDiffer when an object is not what was written,
         VersionPruned.
         """
-        self.refuse_pruned(manifest.version)
-        for name, entry in manifest.files.items():
-            self.compare(self.key(manifest.version, manifest.part, name), entry)
-        self._clear_leftovers(manifest, check)
-        body = body or manifests.body_of(manifest)
-        check()
+        version, part = manifest.version, manifest.part
+        self.refuse_pruned(version)
         try:
-            self._store.put(self.key(manifest.version, manifest.part, manifests.NAME), body, if_absent=True)
-        except ConditionFailed:
-            winner = self.sealed(manifest.version, manifest.part)
-            if winner is None or winner.source.sha256 != manifest.source.sha256:
-                sealed_from = winner.source.sha256 if winner else "an unknown source"
-                raise VersionTaken(self._model, manifest.version, sealed_from, manifest.source.sha256) from None
-            return winner
-        return manifest
+            for name, entry in manifest.files.items():
+                self.compare(self.key_in(manifest, name), entry)
+        except BytesDiffer:
+            if self.sealed(version, part) is None:
+                raise
+        else:
+            check()
+            with suppress(ConditionFailed):
+                self._store.put(self.manifest_key(version, part), body or manifests.body_of(manifest), if_absent=True)
+        winner = self.sealed(version, part)
+        if winner is None:
+            self.refuse_pruned(version)
+            raise BytesDiffer(self.manifest_key(version, part), "nothing", "a manifest")
+        self._clear_leftovers(winner)
+        if winner.source.sha256 != manifest.source.sha256:
+            raise VersionTaken(self._model, version, winner.source.sha256, manifest.source.sha256)
+        return winner
 
-    def _clear_leftovers(self, manifest: Manifest, check: Callable[[], None]) -> None:
-        wanted = {self.key(manifest.version, manifest.part, name) for name in (*manifest.files, manifests.NAME)}
-        for entry in self._store.objects(self.key(manifest.version, manifest.part, "")):
-            if entry.key not in wanted:
-                check()
-                with suppress(ConditionFailed):
-                    self._store.delete(entry.key, if_match=entry.etag)
+    def _clear_leftovers(self, sealed: Manifest) -> None:
+        """Delete what the manifest of a sealed part does not name; nobody reads it, whoever holds the claim."""
+        named = {self.key_in(sealed, name) for name in sealed.files} | {self.manifest_key(sealed.version, sealed.part)}
+        for entry in self._store.objects(self.folder(sealed.version, sealed.part)):
+            if entry.key not in named:
+                self._store.delete(entry.key)

@@ -105,7 +105,7 @@ class ServingPrefix:
         What is served does not change: config.pbtxt still names the version before. Raises BytesDiffer.
         """
         for name, target in self._places(manifest).items():
-            entry, source = manifest.files[name], archive.key(manifest.version, manifest.part, name)
+            entry, source = manifest.files[name], archive.key_in(manifest, name)
             archive.compare(source, entry)
             check()
             self._store.copy(source, target)

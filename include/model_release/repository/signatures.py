@@ -83,7 +83,7 @@ class Signatures:
                 self._read_all(manifest)
             self._believed[base.version] = parts[0]
         if self._believed[base.version] != base:
-            key = self._archive.key(base.version, "base", manifests.NAME)
+            key = self._archive.manifest_key(base.version, "base")
             raise BytesDiffer(key, "another manifest than was verified", "the one that is signed")
 
     def parts(self, version: int) -> list[tuple[bytes, Manifest]]:
@@ -98,7 +98,7 @@ class Signatures:
             raise VersionNotFound(self._model, version, self._archive.versions())
         for _, manifest in found[1:]:
             if (manifest.source, manifest.spec_digest) != (base.source, base.spec_digest):
-                key = self._archive.key(version, manifest.part, manifests.NAME)
+                key = self._archive.manifest_key(version, manifest.part)
                 why = f"it is of source {manifest.source.sha256}, and base of {base.source.sha256}"
                 raise SignatureInvalid(key, why, [str(path) for path in self._signing.trusted])
         return found
@@ -111,7 +111,7 @@ class Signatures:
 
     def _believe(self, body: bytes, manifest: Manifest) -> None:
         """Find a signature of the manifest, as it lies there, by a pinned key."""
-        key, reasons = self._archive.key(manifest.version, manifest.part, manifests.NAME), []
+        key, reasons = self._archive.manifest_key(manifest.version, manifest.part), []
         pinned = [str(path) for path in self._signing.trusted]
         sums, folder = _sums(body, manifest.files), self.folder(manifest.version, manifest.part)
         found = self._store.objects(folder)

@@ -108,9 +108,6 @@ class ObjectStore:
 
     def __init__(self, s3: S3) -> None:
         self._client = s3_client(s3)
-        self._conditions: dict[str, dict[str, str]] = {}
-        for operation in ("PutObject", "CompleteMultipartUpload"):
-            self._client.meta.events.register(f"provide-client-params.s3.{operation}", self._with_condition)
         self._transfer = _TRANSFER
         self._bucket = s3.bucket
         self._prefix = f"{s3.prefix}/" if s3.prefix else ""
@@ -234,29 +231,16 @@ class ObjectStore:
         with suppress(KeyAbsent), mapped_errors(self._where(key)):
             self._client.delete_object(**self._address(key), **condition)
 
-    def upload(self, path: Path, key: str, *, replaces: str | None = None) -> None:
-        """
-        Write a file's bytes, in parts if it is large, with a full-object CRC64NVME, to a key that is free.
-
-        Or in place of the object whose ETag is `replaces`. Raises ConditionFailed when another is there.
-        """
-        name = self._prefix + key
-        self._conditions[name] = {"IfNoneMatch": "*"} if replaces is None else {"IfMatch": replaces}
-        try:
-            with mapped_errors(self._where(key)):
-                self._client.upload_file(
-                    str(path),
-                    self._bucket,
-                    name,
-                    ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
-                    Config=self._transfer,
-                )
-        finally:
-            del self._conditions[name]
-
-    def _with_condition(self, params: dict[str, Any], **_: object) -> dict[str, Any]:
-        """Add what boto3's upload_file has no argument for to the request that makes the object."""
-        return {**params, **self._conditions.get(str(params.get("Key")), {})}
+    def upload(self, path: Path, key: str) -> None:
+        """Write a file's bytes, in parts if it is large, with a full-object CRC64NVME."""
+        with mapped_errors(self._where(key)):
+            self._client.upload_file(
+                str(path),
+                self._bucket,
+                self._prefix + key,
+                ExtraArgs={"ChecksumAlgorithm": "CRC64NVME"},
+                Config=self._transfer,
+            )
 
     def download(self, key: str, path: Path) -> None:
         """Read an object into a file. Raises KeyAbsent."""

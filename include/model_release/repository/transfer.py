@@ -54,7 +54,7 @@ class Transfer:
         self._bring_signatures(body, manifest, check)
         self._archives[1].seal(manifest, check, body)
         if not self._is_here(part, body, manifest):  # another was sealed meanwhile, of the same source
-            raise BytesDiffer(self._archives[1].key(manifest.version, part, manifests.NAME), "nothing", "a manifest")
+            raise BytesDiffer(self._archives[1].manifest_key(manifest.version, part), "nothing", "a manifest")
         return True
 
     def _is_here(self, part: Part, body: bytes, manifest: Manifest) -> bool:
@@ -67,10 +67,10 @@ class Transfer:
 
     def _bring_file(self, manifest: Manifest, name: str, path: Path, check: Check) -> None:
         if name == manifests.NAME or ".." in name.split("/"):
-            key = self._archives[0].key(manifest.version, manifest.part, manifests.NAME)
+            key = self._archives[0].manifest_key(manifest.version, manifest.part)
             raise BytesDiffer(key, f"a manifest that lists {name!r}", "files of the part")
         there, here = self._archives
-        key, entry = here.key(manifest.version, manifest.part, name), manifest.files[name]
+        key, entry = here.key_in(manifest, name), manifest.files[name]
         kept = self._kept_sum(key)
         if kept != entry.crc64nvme and self._way == "streamed through this machine":
             there.read_sealed(manifest, name, path)
@@ -79,7 +79,7 @@ class Transfer:
             return
         if kept != entry.crc64nvme:
             check()
-            self._stores[1].copy_from(self._stores[0], there.key(manifest.version, manifest.part, name), key)
+            self._stores[1].copy_from(self._stores[0], there.key_in(manifest, name), key)
         # What a server copied, or an earlier try left, nobody has read yet.
         here.read_sealed(manifest, name, path).unlink()
 

@@ -154,19 +154,6 @@ def _upload_in_parts(room: Room) -> None:
     room.require_sum(room.key("uploaded"))
 
 
-def _create_in_parts(room: Room) -> None:
-    key = room.key("created-in-parts")
-    room.store.put(key, b"first")
-    for stale in (None, '"0"'):
-        try:
-            room.in_parts.upload(room.file, key, replaces=stale)
-        except ConditionFailed:
-            if room.kept(key) == b"first":
-                continue
-            raise Shortfall("it answered that the condition is lost, and overwrote the object") from None
-        raise Shortfall(f"it ignored {'If-Match' if stale else 'If-None-Match'} and took an upload to a taken key")
-
-
 def _copy_in_parts(room: Room) -> None:
     room.in_parts.copy(room.key("object"), room.key("copied-in-parts"))
     room.require_sum(room.key("copied-in-parts"))
@@ -229,11 +216,6 @@ VERBS = (
     Verb("CopyObject with its CRC64NVME", "Sealed files reach the fleets by it.", _copy),
     Verb(
         "a multipart upload with the CRC64NVME of the whole object", "Large files are sealed by it.", _upload_in_parts
-    ),
-    Verb(
-        "CompleteMultipartUpload with If-None-Match: * and If-Match",
-        "Nobody who was paused writes over a large file that is sealed meanwhile.",
-        _create_in_parts,
     ),
     Verb(
         "UploadPartCopy with the CRC64NVME of the whole object", "Large files reach the fleets by it.", _copy_in_parts

@@ -113,8 +113,9 @@ def _built(step: Step, part: str, source: PartSource, folder: Path) -> BuiltPart
     served = folder / str(step.release.version)
     for name, digest in source.files.items():
         (served / name).parent.mkdir(parents=True, exist_ok=True)
-        step.archive.read(step.release.version, "base", folder_of_part(part) + name, served / name)
-        _compare(step.archive.key(step.release.version, "base", folder_of_part(part) + name), served / name, digest)
+        file = folder_of_part(part) + name
+        step.archive.read(step.release.version, "base", file, served / name)
+        _compare(step.archive.folder(step.release.version, "base") + file, served / name, digest)
     spec = step.spec.model_parts.get(part)
     if spec is None:
         return BuiltPart(served)

@@ -20,7 +20,6 @@ from model_release.errors import BytesDiffer, CanaryLive, ClaimHeld, ReleaseErro
 from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
 from model_release.ledger.state import State, StateFile
-from model_release.repository import manifest as manifests
 from model_release.repository.archive import Archive
 from model_release.repository.manifest import Manifest
 from model_release.repository.prune import LEFTOVER_AFTER, Found, Policy, Verdict, judge
@@ -257,6 +256,6 @@ def _marker(step: Step, verdict: Verdict, manifest: Manifest, now: datetime) -> 
 
 def _in_order(archive: Archive, version: int, objects: list[StoredObject]) -> list[StoredObject]:
     """Manifests first, tuned before base, so that no reader finds a seal without its files; the marker stays."""
-    seals = [archive.key(version, "tuned", manifests.NAME), archive.key(version, "base", manifests.NAME)]
+    seals = [archive.manifest_key(version, part) for part in ("tuned", "base")]
     rest = [each for each in objects if each.key != archive.marker_key(version)]
     return sorted(rest, key=lambda each: (seals.index(each.key) if each.key in seals else len(seals), each.key))

@@ -40,13 +40,13 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         )
         names = [*report.onnx.files, RECORDED, *_proved_files(spec)]
         names += [folder_of_part(part) + CONFIG for part in bundle.by_part]
-        names += [file for file in _files_for_people(spec) if step.archive.holds(version, "base", file)]
+        names += [file for file in _files_for_people(spec) if step.archive.find(version, "base", file)]
         files = {
             file: manifests.describe(step.archive.read(version, "base", file, folder / "download")) for file in names
         }
         for file, proved in report.onnx.files.items():
             if files[file].sha256 != proved:
-                key = step.archive.key(version, "base", file)
+                key = step.archive.key(version, "base", file, files[file])
                 raise BytesDiffer(key, files[file].sha256, f"{proved} (the one that was proved)")
         report.raise_for_failure()
         manifest = Manifest(

@@ -52,7 +52,8 @@ def sealed_config(sight: Sight, version: int) -> ModelConfig:
 def _sealed_config(sight: Sight, manifest: Manifest, part: str) -> ModelConfig:
     name = folder_of_part(part) + CONFIG
     if name not in manifest.files:
-        raise BytesDiffer(sight.archive.key(manifest.version, manifest.part, name), "nothing", "a sealed config")
+        where = sight.archive.folder(manifest.version, manifest.part) + name
+        raise BytesDiffer(where, "nothing", "a sealed config")
     with TemporaryDirectory() as folder:
         return configs.parse(sight.archive.read_sealed(manifest, name, Path(folder) / CONFIG).read_text())
 
@@ -60,7 +61,7 @@ def _sealed_config(sight: Sight, manifest: Manifest, part: str) -> ModelConfig:
 def _compare_digest(sight: Sight, manifest: Manifest, part: str, config: ModelConfig, asked: str) -> None:
     got = configs.release_digest(config)
     if got != asked:
-        key = sight.archive.key(manifest.version, manifest.part, folder_of_part(part) + CONFIG)
+        key = sight.archive.key_in(manifest, folder_of_part(part) + CONFIG)
         raise BytesDiffer(key, got, asked)
 
 

@@ -122,7 +122,7 @@ class Chaos:
             sealed = self.archive.sealed(version, part)
             tally.expect(sealed is not None, f"killed at {at}: {part} of {version} is not sealed")
             for name, entry in sealed.files.items() if sealed else ():
-                self.archive.compare(self.archive.key(version, part, name), entry)
+                self.archive.compare(self.archive.key_in(sealed, name), entry)
 
     def killed_and_left(self, step: str, at: int, tally: Tally) -> bool:
         """Kill one step before its `at`th change and leave the rest to the guard; False when it ended before."""
