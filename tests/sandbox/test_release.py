@@ -314,9 +314,15 @@ def test_a_killed_release_is_undone_by_the_next_and_clients_notice_nothing(
         "--checkpoint", str(model.build(SECOND).checkpoint),
     ]  # fmt: skip
     with Clients(model) as clients:
-        killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ)
+        said = (tmp_path / "said").open("w+")
+        killed = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ)
+
+        def is_canaried() -> bool:
+            assert killed.poll() is None, f"it ended before its canary: {(tmp_path / 'said').read_text()}"
+            return _weight(model, "green") == 10 and _looked(model)
+
         try:
-            await_true(lambda: _weight(model, "green") == 10 and _looked(model), "the canary gets traffic", 90)
+            await_true(is_canaried, "the canary gets traffic", 240)
         finally:
             killed.send_signal(signal.SIGKILL)
             killed.wait()

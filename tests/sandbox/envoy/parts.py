@@ -36,6 +36,10 @@ def eventually(true: Callable[[], bool], within_s: float = 10) -> None:
         time.sleep(0.02)
 
 
+#: How long a request is left waiting: `stuck` well beyond any timeout that a test asks of the router.
+WAITS_S = {"hang": 1, "stuck": 4}
+
+
 def mode_of(asked: str, fleet: str) -> str:
     """What a request asks of the replica that it reaches: `broken` of any, `green:broken` of green's alone."""
     whose, _, mode = asked.rpartition(":")
@@ -54,8 +58,7 @@ class HttpReplica(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.rfile.read(int(self.headers.get("content-length") or 0))
         mode = mode_of(self.headers.get("x-mode", ""), self.server.fleet)  # type: ignore[attr-defined]
-        if mode == "hang":
-            time.sleep(1)
+        time.sleep(WAITS_S.get(mode, 0))
         body = self.server.fleet.encode()  # type: ignore[attr-defined]
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             lost = self.server.fleet == LOST  # type: ignore[attr-defined]
@@ -81,8 +84,7 @@ class GrpcReplica(grpc.GenericRpcHandler):
                 context.abort(grpc.StatusCode.NOT_FOUND, "unknown model or version")
             if mode == "refused":
                 context.abort(grpc.StatusCode.INVALID_ARGUMENT, "no such input")
-            if mode == "hang":
-                time.sleep(1)
+            time.sleep(WAITS_S.get(mode, 0))
             return self.fleet.encode()
 
         return grpc.unary_unary_rpc_method_handler(answer)

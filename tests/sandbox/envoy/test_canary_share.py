@@ -119,7 +119,7 @@ def test_mirrored_requests_are_counted_by_themselves_and_no_client_sees_their_an
     asked: Mapping[str, Any] = {"mirrored": {shadow: 100}, "try_timeout_s": 1}
     put(router, route(MODEL, canary_percent=canary_percent, **asked))
     with sandbox.channel() as channel:
-        for mode in ("", f"{shadow}:broken", f"{shadow}:hang", f"{shadow}:refused"):
+        for mode in ("", f"{shadow}:broken", f"{shadow}:stuck", f"{shadow}:refused"):
             assert (sandbox.get(x_mode=mode).status, sandbox.get(x_mode=mode).body) == (200, at_work)
             assert call(channel, x_model=MODEL, x_mode=mode)[0] == at_work
     eventually(lambda: mirrored(router, shadow) == (12, 6))
@@ -128,7 +128,9 @@ def test_mirrored_requests_are_counted_by_themselves_and_no_client_sees_their_an
     # Envoy merges what it timed every few seconds.
     eventually(lambda: router.counters(MODEL, "default")[shadow].mirrored.latency_buckets["+Inf"] == 12)
     arm = router.counters(MODEL, "default")[shadow].mirrored
-    assert max(count for bound, count in arm.latency_buckets.items() if bound != "+Inf") == 9, "a hang has no end"
+    assert max(count for bound, count in arm.latency_buckets.items() if bound != "+Inf") == 9, (
+        "what is stuck has no end"
+    )
 
     put(router, route(MODEL, 2, canary_percent=canary_percent, try_timeout_s=0.3))
     sandbox.get()
