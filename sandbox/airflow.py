@@ -10,6 +10,7 @@ import subprocess
 import sys
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from sandbox.errors import SandboxError
 from sandbox.home import Home, read_json, write_private
@@ -37,6 +38,10 @@ def airflow_environment(home: Home, settings: Settings) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home.airflow / 'airflow.db'}",
         "AIRFLOW__CORE__DAGS_FOLDER": str(ROOT / "dags"),
+        # A run ends by the DAGs and configs that it began with (docs/backfill.md); a cleared one takes the newest.
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps([_bundle()]),
+        "AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_STORAGE_PATH": str(home.airflow / "bundles"),
+        "AIRFLOW__CORE__RERUN_WITH_LATEST_VERSION": "True",
         "AIRFLOW__CORE__PLUGINS_FOLDER": str(ROOT / "plugins"),
         "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
@@ -60,6 +65,11 @@ def airflow_environment(home: Home, settings: Settings) -> dict[str, str]:
         "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "30",
         "AIRFLOW__DAG_PROCESSOR__PARSING_PROCESSES": "1",
     }
+
+
+def _bundle() -> dict[str, Any]:
+    arguments = {"project": str(ROOT), "configs": os.environ.get("MODEL_RELEASE_CONFIGS")}
+    return {"name": "model-release", "classpath": "model_release_airflow.bundle.ProjectBundle", "kwargs": arguments}
 
 
 def airflow_programs(home: Home, settings: Settings) -> list[Program]:

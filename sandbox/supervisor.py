@@ -76,7 +76,7 @@ def render(home: Home, programs: list[Program]) -> str:
 
 
 def _section(home: Home, program: Program) -> list[str]:
-    pairs = ",".join(f'{name}="{_quoted(name, value)}"' for name, value in sorted(program.environment.items()))
+    pairs = ",".join(f"{name}={_quoted(name, value)}" for name, value in sorted(program.environment.items()))
     return [
         f"[program:{program.name}]",
         f"command={_literal(shlex.join(program.command))}",
@@ -102,10 +102,12 @@ def _literal(text: str) -> str:
 
 
 def _quoted(name: str, value: str) -> str:
-    if any(sign in value for sign in ('"', "\n", " ;", " #")):
-        message = f"the variable {name} cannot be handed to supervisord: it holds a quote, a new line or a comment."
+    """Quote a value as supervisord reads it: by the kind of quote that it does not hold; it knows no escapes."""
+    quote = "'" if '"' in value else '"'
+    if quote in value or value != value.strip("'\"") or any(sign in value for sign in ("\n", " ;", " #")):
+        message = f"the variable {name} cannot be handed to supervisord: it holds quotes, a new line or a comment."
         raise SandboxError(message)
-    return _literal(value)
+    return f"{quote}{_literal(value)}{quote}"
 
 
 def clean_environment(home: Home, environ: Mapping[str, str] = os.environ) -> dict[str, str]:

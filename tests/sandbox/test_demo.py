@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import pytest
+import yaml
 
 from model_release.identity import version_of
 from model_release.ledger.events import Events
@@ -46,20 +49,27 @@ def demo(sandbox: Sandbox, *options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def configs_of(sandbox: Sandbox) -> Path:
+    return sandbox.home.folder / "model_configs"
+
+
 def state_of(sandbox: Sandbox) -> State:
     return StateFile(ObjectStore(sandbox.environment.s3), DIGITS.model).read()
 
 
 @pytest.fixture(scope="module")
 def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
-    """All of production from nothing, Airflow and clients included."""
+    """All of production from nothing, Airflow and clients included; its model configs are a copy, to be edited."""
     started = Sandbox(Home(tmp_path_factory.mktemp("production")), free_base())
-    try:
-        started.must("up")
-        yield started
-    finally:
-        started.run("down")
-        assert started.pids() == []
+    shutil.copytree(ROOT / "include" / "model_configs", configs_of(started))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MODEL_RELEASE_CONFIGS", str(configs_of(started)))
+        try:
+            started.must("up")
+            yield started
+        finally:
+            started.run("down")
+            assert started.pids() == []
 
 
 @pytest.fixture(scope="module")
@@ -138,6 +148,31 @@ class Asked:
         show_backfill.backfill(self.rest, date, conf)
         return self.ended(show_backfill.run_of(self.rest, date))
 
+    def edit(self, **canary: Any) -> None:
+        """Edit the model's config, and wait until Airflow has the DAG that it makes."""
+        path = configs_of(self.production) / f"{DIGITS.model}.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["canary"].update(canary)
+        path.write_text(yaml.safe_dump(config))
+        shown = f"/dags/{DIGITS.release_dag}/tasks"
+        wanted = f"canary_{canary['stages'][0]}.shift"
+        await_true(lambda: wanted in {each["task_id"] for each in self.rest.call("GET", shown)["tasks"]}, wanted, 120)
+
+    def question(self, run: str) -> dict[str, Any]:
+        """Wait until Airflow asks a person about a run, and return what it shows."""
+        path = f"{self.path(run)}/hitlDetails"
+        await_true(lambda: bool(self.rest.call("GET", path)["hitl_details"]), "Airflow shows the question", 300)
+        [shown] = self.rest.call("GET", path)["hitl_details"]
+        return dict(shown)
+
+    def answer(self, run: str, task: str, option: str, **given: Any) -> None:
+        """Answer Airflow's question, as its form does."""
+        answer = {"chosen_options": [option], "params_input": given}
+        self.rest.call("PATCH", f"{self.path(run)}/taskInstances/{task}/-1/hitlDetails", answer)
+
+    def path(self, run: str) -> str:
+        return f"/dags/{DIGITS.release_dag}/dagRuns/{quote(run, safe='')}"
+
     def ended(self, run: str) -> tuple[str, dict[str, str]]:
         state = self.rest.follow(DIGITS.release_dag, run, lambda _: None)
         return state, self.rest.task_states(DIGITS.release_dag, run)
@@ -185,10 +220,6 @@ def test_a_person_takes_a_held_canary_back_in_airflow_and_the_ledger_has_who_and
     conf = {"checkpoint": checkpoint, "benchmark": False, "min_bake_s": 0, "max_bake_s": 1}
     Supervisor(asked.production.home).stop_programs(["traffic"], 20)  # so that the looks leave it open
     run = asked.rest.trigger(DIGITS.release_dag, conf)
-    path = f"/dags/{DIGITS.release_dag}/dagRuns/{quote(run, safe='')}"
-
-    def question() -> list[dict[str, Any]]:
-        return list(asked.rest.call("GET", f"{path}/hitlDetails")["hitl_details"])
 
     def looked() -> int:
         running = state_of(asked.production).release
@@ -196,11 +227,9 @@ def test_a_person_takes_a_held_canary_back_in_airflow_and_the_ledger_has_who_and
         kept, _ = Looks(asked.store, DIGITS.model, running.version, running.holder).read(10)
         return len(kept.looks) if kept else 0
 
-    await_true(lambda: bool(question()), "Airflow shows the question", 300)
-    [shown], looks = question(), looked()
+    shown, looks = asked.question(run), looked()
     await_true(lambda: looked() > looks + 1, "the looks go on while the person thinks", 60)
-    answer = {"chosen_options": ["Roll back"], "params_input": {"why": "a fair is on", "extend_seconds": 60}}
-    asked.rest.call("PATCH", f"{path}/taskInstances/canary_10.watch/-1/hitlDetails", answer)
+    asked.answer(run, "canary_10.watch", "Roll back", why="a fair is on", extend_seconds=60)
     state, tasks = asked.ended(run)
     asked.production.must("up")
 
@@ -237,14 +266,21 @@ def test_of_a_backfill_over_two_dates_the_scheduler_lets_only_the_newest_touch_a
 
 @pytest.mark.timeout(2 * DEADLINE_S)
 def test_a_date_is_built_by_a_backfill_in_an_emergency_and_put_back_by_another(asked: Asked) -> None:
+    """While it is built the config is edited: it ends by the stages that it began with."""
     before = state_of(asked.production)
     date = show_backfill.past_slots(before, 3)[2]
     asked.checkpoint(date)
     version, reason = version_of(date), {"reason": "stable is bad"}
     assert before.stable
 
-    built, tasks = asked.backfilled(date, emergency=True, benchmark=False, **reason)
+    show_backfill.backfill(asked.rest, date, {"emergency": True, "benchmark": False, **reason})
+    run = show_backfill.run_of(asked.rest, date)
+    await_true(lambda: asked.rest.task_states(DIGITS.release_dag, run).get("plan") == "success", "it is planned", 120)
+    asked.edit(stages=[50, 100], approval="before_full")
+    built, tasks = asked.ended(run)
     assert (built, tasks["canary_10.decide"], tasks["promote"]) == ("success", "success", "success"), tasks
+    assert "approve" not in tasks
+    assert [event["stage"] for event in asked.events(run) if event["what"] == "shifted"] == [10, 50, 100]
     assert asked.served() == {str(version)}
     planned = [event for event in Events(asked.store, DIGITS.model).read() if event["what"] == "planned"]
     assert (planned[-1]["version"], planned[-1]["mode"]) == (version, "emergency")
@@ -254,13 +290,35 @@ def test_a_date_is_built_by_a_backfill_in_an_emergency_and_put_back_by_another(a
     assert asked.served() == {str(before.stable.version)}
 
     again, tasks = asked.backfilled(date, **reason)
-    assert (again, tasks["export"], tasks["canary_10.shift"]) == ("success", "skipped", "skipped"), tasks
+    assert (again, tasks["export"], tasks["canary_50.shift"]) == ("success", "skipped", "skipped"), tasks
     assert asked.served() == {str(version)}
     assert [promotion.version for promotion in state_of(asked.production).promotions][-3:] == [
         version,
         before.stable.version,
         version,
     ]
+
+
+@pytest.mark.timeout(DEADLINE_S)
+def test_a_release_gets_all_of_the_traffic_once_a_person_says_yes_in_airflow(asked: Asked) -> None:
+    before = state_of(asked.production)
+    asked.edit(stages=[50, 100], approval="before_full")
+    checkpoint = asked.checkpoint(show_backfill.past_slots(before, 3)[0])
+
+    run = asked.rest.trigger(DIGITS.release_dag, {"checkpoint": checkpoint, "benchmark": False, "min_bake_s": 0})
+    shown = asked.question(run)
+    asked.answer(run, "approve", "Approve", why="the numbers are fine")
+    state, tasks = asked.ended(run)
+
+    assert shown["options"] == ["Approve", "Reject"]
+    assert "get all of the traffic" in shown["subject"]
+    assert (state, tasks["canary_50.decide"], tasks["approve"], tasks["promote"]) == ("success",) * 4, tasks
+    told = [
+        event for event in asked.events(run) if event["what"] in ("shifted", "approval asked", "decided", "promoted")
+    ]
+    assert [event.get("stage", event["what"]) for event in told] == [50, "approval asked", "decided", 100, "promoted"]
+    assert (told[2]["verb"], told[2]["reason"]) == ("advance", "the numbers are fine")
+    assert before.stable != state_of(asked.production).stable
 
 
 @pytest.mark.timeout(DEADLINE_S)
