@@ -6,7 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import Context
+from airflow.sdk.bases.skipmixin import XCOM_SKIPMIXIN_KEY
 from airflow.sdk.exceptions import AirflowSkipException
+from airflow.sdk.execution_time.xcom import XCom
 
 from model_release.errors import AlreadyStable, ClaimHeld
 from model_release.identity import Release
@@ -30,6 +32,7 @@ class Plan(ReleaseStep):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Run plan with the spec of the file as it is now."""
+        self._forget_branches(context)
         try:
             return told(context, self._plan, lambda: self._asked(context))
         except AirflowSkipException as skipped:
@@ -43,6 +46,20 @@ class Plan(ReleaseStep):
         """Run plan once more, as the claim is free; another run may be faster."""
         self.log.info("%s is free after %s", self.spec.served_name, event["waited_for"])
         return self.execute(context)
+
+    def _forget_branches(self, context: Context) -> None:
+        """
+        Forget what the branches of the run's earlier try have chosen.
+
+        Airflow's NotPreviouslySkippedDep goes by it also where a branch is itself skipped this time, as in the short
+        path of a restore: what the branch did not follow then would be skipped, and the release go back.
+        """
+        run, ti = context["dag_run"], context["ti"]
+        if not run.clear_number and ti.try_number == 1:
+            return
+        for task in self.dag.tasks:
+            if task.inherits_from_skipmixin:
+                XCom.delete(XCOM_SKIPMIXIN_KEY, task.task_id, run.dag_id, run.run_id, map_index=-1)
 
     def _asked(self, context: Context) -> Release:
         plan, environment = steps.library_step(self.step), environment_of_task()

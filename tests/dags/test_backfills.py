@@ -85,6 +85,26 @@ def test_a_backfill_of_a_sealed_date_restores_that_dates_version(run: Run, scrip
     assert release.asked_at is None
 
 
+def test_where_an_earlier_try_of_the_run_went_back_its_branches_do_not_skip_the_short_path(
+    run: Run, script: Script
+) -> None:
+    script.sealed, script.skip_benchmark, script.stages = {VERSION}, True, [100]
+
+    def cleared(dag_run: Any, session: Any) -> None:
+        from airflow.models.xcom import XComModel
+
+        of_backfill(DAY, conf={"reason": "wrong labels"}, cleared=True)(dag_run, session)
+        followed = {"followed": ["roll_back"]}
+        ids = {"dag_id": dag_run.dag_id, "run_id": dag_run.run_id, "session": session}
+        for stage in (10, 50):
+            XComModel.set("skipmixin_key", followed, task_id=f"canary_{stage}.decide", **ids)
+
+    state, tasks = run(DAY, started=cleared)
+
+    assert (state, tasks["canary_10.decide"], tasks["canary_100.decide"]) == ("success", "skipped", "success")
+    assert script.calls == RESTORE
+
+
 def test_a_sealed_version_that_never_was_live_takes_all_stages(run: Run, script: Script) -> None:
     script.sealed, script.skip_benchmark = {VERSION}, True
 
