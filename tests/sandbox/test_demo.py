@@ -158,11 +158,19 @@ class Asked:
         wanted = f"canary_{canary['stages'][0]}.shift"
         await_true(lambda: wanted in {each["task_id"] for each in self.rest.call("GET", shown)["tasks"]}, wanted, 120)
 
-    def question(self, run: str) -> dict[str, Any]:
-        """Wait until Airflow asks a person about a run, and return what it shows."""
+    def looks(self, stage: int) -> int:
+        """Say how often the running release was looked at in a stage."""
+        running = state_of(self.production).release
+        assert running
+        kept, _ = Looks(self.store, DIGITS.model, running.version, running.holder).read(stage)
+        return len(kept.looks) if kept else 0
+
+    def question(self, run: str, stage: int) -> dict[str, Any]:
+        """Wait until Airflow asks a person about a run, and while the person thinks; return what it shows."""
         path = f"{self.path(run)}/hitlDetails"
         await_true(lambda: bool(self.rest.call("GET", path)["hitl_details"]), "Airflow shows the question", 300)
-        [shown] = self.rest.call("GET", path)["hitl_details"]
+        [shown], before = self.rest.call("GET", path)["hitl_details"], self.looks(stage)
+        await_true(lambda: self.looks(stage) > before + 2, "the looks go on while the person thinks", 60)
         return dict(shown)
 
     def answer(self, run: str, task: str, option: str, **given: Any) -> None:
@@ -221,14 +229,7 @@ def test_a_person_takes_a_held_canary_back_in_airflow_and_the_ledger_has_who_and
     Supervisor(asked.production.home).stop_programs(["traffic"], 20)  # so that the looks leave it open
     run = asked.rest.trigger(DIGITS.release_dag, conf)
 
-    def looked() -> int:
-        running = state_of(asked.production).release
-        assert running
-        kept, _ = Looks(asked.store, DIGITS.model, running.version, running.holder).read(10)
-        return len(kept.looks) if kept else 0
-
-    shown, looks = asked.question(run), looked()
-    await_true(lambda: looked() > looks + 1, "the looks go on while the person thinks", 60)
+    shown = asked.question(run, 10)
     asked.answer(run, "canary_10.watch", "Roll back", why="a fair is on", extend_seconds=60)
     state, tasks = asked.ended(run)
     asked.production.must("up")
@@ -306,7 +307,7 @@ def test_a_release_gets_all_of_the_traffic_once_a_person_says_yes_in_airflow(ask
     checkpoint = asked.checkpoint(show_backfill.past_slots(before, 3)[0])
 
     run = asked.rest.trigger(DIGITS.release_dag, {"checkpoint": checkpoint, "benchmark": False, "min_bake_s": 0})
-    shown = asked.question(run)
+    shown = asked.question(run, 50)
     asked.answer(run, "approve", "Approve", why="the numbers are fine")
     state, tasks = asked.ended(run)
 
