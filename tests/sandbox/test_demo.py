@@ -149,14 +149,18 @@ class Asked:
         return self.ended(show_backfill.run_of(self.rest, date))
 
     def edit(self, **canary: Any) -> None:
-        """Edit the model's config, and wait until Airflow has the DAG that it makes."""
+        """Edit the model's config, unless it is so already, and wait until Airflow has the DAG that it makes."""
         path = configs_of(self.production) / f"{DIGITS.model}.yaml"
         config = yaml.safe_load(path.read_text())
+        if config["canary"].items() >= canary.items():
+            return
+        before = self.bundle_version()
         config["canary"].update(canary)
         path.write_text(yaml.safe_dump(config))
-        shown = f"/dags/{DIGITS.release_dag}/tasks"
-        wanted = f"canary_{canary['stages'][0]}.shift"
-        await_true(lambda: wanted in {each["task_id"] for each in self.rest.call("GET", shown)["tasks"]}, wanted, 120)
+        await_true(lambda: self.bundle_version() != before, "Airflow has read the edited config", 120)
+
+    def bundle_version(self) -> str:
+        return str(self.rest.call("GET", f"/dags/{DIGITS.release_dag}")["bundle_version"])
 
     def looks(self, stage: int) -> int:
         """Say how often the running release was looked at in a stage."""
