@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
+from supervisor.datatypes import dict_of_key_value_pairs
 
 from sandbox import s3
 from sandbox.airflow_database import connection_arguments
@@ -116,9 +118,19 @@ def test_supervisord_reads_back_what_was_rendered(tmp_path: Path) -> None:
     )
 
 
-def test_a_variable_that_supervisord_cannot_read_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SandboxError, match="QUOTE"):
-        render(Home(tmp_path), [Program("one", ["true"], {"QUOTE": 'a"b'})])
+@pytest.mark.parametrize("value", [r"""a"b'c""", '"quoted"', "a\nb", "a ;b", "a #b"])
+def test_a_variable_that_supervisord_cannot_read_is_refused(tmp_path: Path, value: str) -> None:
+    with pytest.raises(SandboxError, match="ODD"):
+        render(Home(tmp_path), [Program("one", ["true"], {"ODD": value})])
+
+
+@pytest.mark.parametrize("value", ["plain", "it's", '[{"name": "a", "none": null}]', "50 %, of it"])
+def test_supervisord_reads_the_variable_that_was_meant(tmp_path: Path, value: str) -> None:
+    text = render(Home(tmp_path), [Program("one", ["true"], {"GIVEN": value, "NEXT": "1"})])
+    parser = ConfigParser()
+    parser.read_string(text.partition("[program:one]")[1] + text.partition("[program:one]")[2])
+
+    assert dict_of_key_value_pairs(parser["program:one"]["environment"]) == {"GIVEN": value, "NEXT": "1"}
 
 
 def test_a_connections_uri_counts_only_without_other_fields() -> None:
