@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -48,11 +49,11 @@ print("MEASURED " + json.dumps({
 
 def write_configs(folder: Path, models: int) -> None:
     """Write configs of `models` models, copies of the examples, and one bad one."""
-    examples = [(path.stem, path.read_text(encoding="utf-8")) for path in sorted(EXAMPLES.glob("*.yaml"))]
+    examples = [path.read_text(encoding="utf-8") for path in sorted(EXAMPLES.glob("*.yaml"))]
+    examples = [text for text in examples if "ensemble:" not in text]  # one needs its parts' configs beside it
     for number in range(models):
-        name, text = examples[number % len(examples)]
-        copy = f"model_{number:03d}"
-        (folder / f"{copy}.yaml").write_text(text.replace(name, copy), encoding="utf-8")
+        text, copy = examples[number % len(examples)], f"model_{number:03d}"
+        (folder / f"{copy}.yaml").write_text(re.sub(r"(?m)^name:.*$", f"name: {copy}", text, count=1), encoding="utf-8")
     (folder / BAD).write_text(f"name: {BAD.removesuffix('.yaml')}\nsources: {{}}\n", encoding="utf-8")
 
 
