@@ -11,8 +11,6 @@ used for hours. Over several machines without a common folder use the GitDagBund
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -79,11 +77,10 @@ class ProjectBundle(BaseDagBundle):
 
     def _read(self) -> dict[str, bytes]:
         return {
-            str(folder / path.relative_to(source)): path.read_bytes()
+            str(folder / name): (source / name).read_bytes()
             for folder, source in self._sources.items()
-            for path in source.rglob("*")
-            if path.is_file()
-            and not any(part.startswith((".", "__pycache__")) for part in path.parts[len(source.parts) :])
+            for name in (path.relative_to(source) for path in source.rglob("*") if path.is_file())
+            if not any(part.startswith((".", "__pycache__")) for part in name.parts)
         }
 
 
@@ -93,12 +90,12 @@ def _write(files: dict[str, bytes], copy: Path) -> None:
         for file, body in files.items():
             (whole / file).parent.mkdir(parents=True, exist_ok=True)
             (whole / file).write_bytes(body)
-        shutil.move(whole, copy)
+        whole.rename(copy)
 
 
 def _point(link: Path, target: Path) -> None:
     """Let a symbolic link point to a folder, at one instant."""
-    new = link.with_name(f"{link.name}.{os.getpid()}")
+    new = link.with_name(f"{link.name}.new")
     new.unlink(missing_ok=True)
     new.symlink_to(target, target_is_directory=True)
     new.replace(link)

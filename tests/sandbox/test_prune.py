@@ -190,7 +190,7 @@ def test_killed_before_any_of_its_writes_it_is_finished_by_the_next(s3: S3, tmp_
                 assert archive.pruned(version) is not None, f"{here}: it is gone and nobody says why"
                 assert archive.sealed(version, "tuned") is None, f"{here}: the tuned part outlives the base"
             for part in PARTS:  # also for a reader that knows of no markers
-                left = [entry.key for entry in archive._store.objects(archive.folder(version, part))]
+                left = [entry.key for entry in ObjectStore(environment.s3).objects(archive.folder(version, part))]
                 assert left != [archive.manifest_key(version, part)], f"{here}: a seal without files"
         expire_claim(environment)
         # A rule that would let nothing go finishes what was begun, and the first rule the rest.

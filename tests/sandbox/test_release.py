@@ -314,8 +314,8 @@ def test_a_killed_release_is_undone_by_the_next_and_clients_notice_nothing(
         "--checkpoint", str(model.build(SECOND).checkpoint),
     ]  # fmt: skip
     with Clients(model) as clients:
-        said = (tmp_path / "said").open("w+")
-        killed = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ)
+        with (tmp_path / "said").open("w") as said:
+            killed = subprocess.Popen(command, stdout=said, stderr=said, env=os.environ)
 
         def is_canaried() -> bool:
             assert killed.poll() is None, f"it ended before its canary: {(tmp_path / 'said').read_text()}"

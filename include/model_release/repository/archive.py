@@ -138,10 +138,11 @@ class Archive:
         for tries in range(_TRIES):
             if tries > 1:
                 time.sleep(_TICK_S)  # another try wrote that name in the same second
-            if self._newest(version, part, name) == key and self._is_kept(key, entry):
+            if self._newest(version, part, name) == key and self.is_kept(key, entry):
                 return entry
             sealed = self.sealed(version, part)
             if sealed is not None:
+                self._clear_leftovers(sealed)
                 raise VersionTaken(self._model, version, f"{sealed.source.uri} by {sealed.run_id}", str(path.name))
             self.refuse_pruned(version)
             check()
@@ -161,7 +162,8 @@ class Archive:
         found = [each for each in self._store.objects(root) if each.key.removeprefix(root).partition("/")[2] == name]
         return max(found, key=lambda each: (each.last_modified, each.key)).key if found else None
 
-    def _is_kept(self, key: str, entry: FileEntry) -> bool:
+    def is_kept(self, key: str, entry: FileEntry) -> bool:
+        """Say whether an object is there, and S3 keeps its size and CRC as they were sealed."""
         try:
             self.compare(key, entry)
         except BytesDiffer:

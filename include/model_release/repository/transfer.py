@@ -19,7 +19,7 @@ from model_release.repository import manifest as manifests
 from model_release.repository.archive import Archive, Part
 from model_release.repository.manifest import Manifest
 from model_release.repository.signatures import Signatures
-from model_release.repository.store import KeyAbsent, ObjectStore
+from model_release.repository.store import ObjectStore
 
 Check = Callable[[], None]
 Way = Literal["copied on the server", "streamed through this machine"]
@@ -71,23 +71,17 @@ class Transfer:
             raise BytesDiffer(key, f"a manifest that lists {name!r}", "files of the part")
         there, here = self._archives
         key, entry = here.key_in(manifest, name), manifest.files[name]
-        kept = self._kept_sum(key)
-        if kept != entry.crc64nvme and self._way == "streamed through this machine":
+        kept = here.is_kept(key, entry)
+        if not kept and self._way == "streamed through this machine":
             there.read_sealed(manifest, name, path)
             here.write(manifest.version, manifest.part, name, path, check)
             path.unlink()
             return
-        if kept != entry.crc64nvme:
+        if not kept:
             check()
             self._stores[1].copy_from(self._stores[0], there.key_in(manifest, name), key)
         # What a server copied, or an earlier try left, nobody has read yet.
         here.read_sealed(manifest, name, path).unlink()
-
-    def _kept_sum(self, key: str) -> str | None:
-        try:
-            return self._stores[1].head(key).crc64nvme
-        except KeyAbsent:
-            return None
 
     def _bring_signatures(self, body: bytes, manifest: Manifest, check: Check) -> None:
         source, target = self._stores
