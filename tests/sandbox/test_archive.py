@@ -60,6 +60,23 @@ def test_a_version_is_invisible_until_its_manifest_is_written(store: ObjectStore
     assert archive.sealed(VERSION) == manifest
 
 
+def test_a_version_that_was_sealed_when_files_lay_under_their_names_still_serves(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    archive = Archive(store, "digits")
+    old = written(archive, tmp_path, FILES).model_copy(update={"schema_version": 1})
+    for name, body in FILES.items():
+        store.put(f"archive/digits/{VERSION}/base/{name}", body)
+    archive.seal(old, unclaimed)
+
+    ServingPrefix(store, "default", "blue", "digits").place(archive, archive.require(VERSION), unclaimed)
+
+    assert store.get(f"serving/default/blue/digits/{VERSION}/model.onnx")[0] == b"onnx"
+    assert archive.read(VERSION, "base", "config.pbtxt", tmp_path / "c").read_bytes() == FILES["config.pbtxt"]
+    there = [entry.key.removeprefix(f"archive/digits/{VERSION}/base/") for entry in store.objects("archive/digits/")]
+    assert there == sorted([*FILES, "manifest.json"])
+
+
 def test_an_unknown_version_is_answered_with_what_there_is(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(store, "digits")
     archive.seal(written(archive, tmp_path, FILES), unclaimed)

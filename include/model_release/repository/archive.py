@@ -53,7 +53,9 @@ class Archive:
         return f"{self.folder(version, part)}{entry.sha256}/{name}"
 
     def key_in(self, manifest: Manifest, name: str) -> str:
-        """Return the key of a sealed file."""
+        """Return the key of a sealed file, also of a part that was sealed before each file lay under its sha256."""
+        if manifest.schema_version == 1:
+            return self.folder(manifest.version, manifest.part) + name
         return self.key(manifest.version, manifest.part, name, manifest.files[name])
 
     def sealed(self, version: int, part: Part = "base") -> Manifest | None:

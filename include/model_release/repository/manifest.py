@@ -36,7 +36,8 @@ class SourceEntry(Section):
 class Manifest(Section):
     """What a sealed part (`base` or `tuned`) holds, of what and by whom it was made."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[1, 2] = 2
+    """Of 1 each file lies under its name, of 2 under its sha256 and its name."""
     model: str
     version: int
     part: Literal["base", "tuned"]

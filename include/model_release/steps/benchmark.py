@@ -269,6 +269,7 @@ def _seal(step: Step, base: Manifest, result: BenchmarkResult, summary: dict[str
         }
     manifest = base.model_copy(
         update={
+            "schema_version": Manifest.model_fields["schema_version"].default,
             "part": "tuned",
             "files": files,
             "tools": manifests.tool_versions(),
