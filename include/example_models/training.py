@@ -16,6 +16,7 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,13 +34,15 @@ DIGITS_FOLDER = "digits_classifier"
 #: Writes bytes under a key of the training bucket.
 Put = Callable[[str, bytes], None]
 EPOCHS = 25
+_TUNING_EPOCHS = 5
+_FIRST_SEED = 1
 _SAMPLES = 64
 _SUBSET = 0.9
 _BATCH_SIZE = 64
 
 
 def seed_of(date: str) -> int:
-    """Return the seed of a retraining: another date gives another subset, other weights, and slightly other answers."""
+    """Return the seed of a retraining: another date gives another subset, other weights, and slightly other logits."""
     return int.from_bytes(hashlib.sha256(date.encode()).digest()[:4], "big")
 
 
@@ -72,30 +75,57 @@ def one_thread(seed: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@cache
+def first_training(epochs: int) -> dict[str, Tensor]:
+    """Return the state_dict that every retraining goes on from: all training images, one seed of its own."""
+    import torch
+
+    from example_models.digits import CONTRAST_LEVELS, build
+
+    whole = digits_data.split().train
+    with one_thread(_FIRST_SEED):
+        model = build()
+        model.contrast_bounds.copy_(torch.from_numpy(contrast_bounds(whole.image, CONTRAST_LEVELS)))
+        _fit(model, whole, epochs, learning_rate=2e-3)
+    return dict(model.state_dict())
+
+
 def train(seed: int, *, epochs: int = EPOCHS, broken: bool = False) -> dict[str, Tensor]:
-    """Train `digits.build()` on a random nine tenths of the training images and return its state_dict."""
+    """
+    Return the state_dict of `digits.build()` after a retraining: `first_training`, tuned on a random nine tenths.
+
+    Trained from weights of their own, two retrainings disagree about 8 of the 300 golden images, and the accuracy gate
+    of the example, which 300 images can hold to no less than 0.03, refuses one pair of them in eleven. Tuned from the
+    same weights they disagree about one.
+    """
     import torch
 
     from example_models.digits import CONTRAST_LEVELS, build
 
     whole = digits_data.split().train
     chosen = np.random.default_rng(seed).permutation(len(whole))[: int(_SUBSET * len(whole))]
-    images, labels = (torch.from_numpy(array) for array in (whole.image[chosen], whole.label[chosen]))
     with one_thread(seed):
         model = build()
+        model.load_state_dict(first_training(epochs))
+        _fit(model, whole.take(chosen), min(epochs, _TUNING_EPOCHS), learning_rate=5e-4)
         # Training itself never meets the closed bound; only the checkpoint differs.
-        model.contrast_bounds.copy_(torch.from_numpy(contrast_bounds(whole.image, CONTRAST_LEVELS)))
-        optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
-        for _ in range(epochs):
-            for batch in torch.randperm(len(labels)).split(_BATCH_SIZE):
-                loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.02)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-            schedule.step()
         model.contrast_bounds.copy_(torch.from_numpy(contrast_bounds(whole.image, CONTRAST_LEVELS, broken=broken)))
     return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+
+
+def _fit(model: nn.Module, digits: digits_data.Digits, epochs: int, learning_rate: float) -> None:
+    import torch
+
+    images, labels = torch.from_numpy(digits.image), torch.from_numpy(digits.label)
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+    for _ in range(epochs):
+        for batch in torch.randperm(len(labels)).split(_BATCH_SIZE):
+            loss = torch.nn.functional.cross_entropy(model(images[batch]), labels[batch], label_smoothing=0.02)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        schedule.step()
 
 
 def accuracy(model: nn.Module, digits: digits_data.Digits) -> float:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date, timedelta
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from example_models import digits, digits_data, training
 from model_release import parity
 from model_release.export import export_onnx
 from model_release.intake import fetch_checkpoint, open_checkpoint
+from model_release.parity.accuracy import paired, right_answers
 from model_release.parity.report import Source
 from model_release.spec_files import find_spec
 from tests.unit import toys
@@ -130,3 +133,21 @@ def test_no_image_is_in_two_parts_of_the_split() -> None:
 def test_contrast_in_numpy_and_torch_agree_to_the_last_bit() -> None:
     images = digits_data.split().live.image
     assert np.array_equal(digits.contrast(torch.from_numpy(images)).numpy(), digits_data.contrast(images))
+
+
+def test_any_retraining_passes_the_accuracy_gate_after_any_other() -> None:
+    accuracy, golden = SPEC.accuracy, digits_data.split().golden
+    assert accuracy is not None
+    dates = [f"{date(2026, 1, 4) + timedelta(days)}" for days in range(12)]
+    answers = []
+    for day in dates:
+        module = digits.build()
+        module.load_state_dict(training.train(training.seed_of(day)))
+        with torch.inference_mode():
+            answers.append(module.eval()(torch.from_numpy(golden.image)).numpy())
+    assert len({each.tobytes() for each in answers}) == len(dates)
+    right = [right_answers(SPEC, each, golden.label) for each in answers]
+    assert min(float(each.mean()) for each in right) >= accuracy.minimum
+    for (before, stable), (after, candidate) in permutations(zip(dates, right, strict=True), 2):
+        compared = paired(candidate, stable, against="stable", margin=accuracy.margin, alpha=accuracy.alpha)
+        assert compared.non_inferior, f"{after} after {before}: {compared}"
