@@ -22,7 +22,8 @@ from sandbox.home import Home
 from sandbox.settings import ROOT, Settings, load_settings
 from sandbox.supervisor import Supervisor
 from sandbox.up import is_taken
-from tests.sandbox.releasing import Model, await_true, quick_spec, remove, train_all
+from tests.sandbox.releasing import FIRST, SECOND, Model, await_true, quick_spec, remove, train_all
+from tests.sandbox.shelf import Shelf
 
 FIRST_BASE, LAST_BASE, BLOCK = 21600, 27600, 400
 WITHOUT = ("--without", "airflow", "--without", "traffic", "--without", "guard")
@@ -132,6 +133,19 @@ def model(trained: Sandbox) -> Iterator[Model]:
     made = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), trained.environment)
     yield made
     remove(made)
+
+
+@pytest.fixture(scope="session")
+def shelf(trained: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Shelf:
+    """The versions that were built in this session, for tests that are not of a build."""
+    return Shelf(trained.environment, tmp_path_factory.mktemp("shelf"))
+
+
+@pytest.fixture
+def sealed(model: Model, shelf: Shelf) -> Model:
+    """The test's own model, with FIRST and SECOND built and benchmarked already: its releases begin with deploy."""
+    shelf.seal(model, [FIRST, SECOND])
+    return model
 
 
 @pytest.fixture

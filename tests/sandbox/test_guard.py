@@ -20,6 +20,7 @@ from model_release.steps.orphan import is_orphan
 from model_release.traffic import connect
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true
+from tests.sandbox.shelf import Shelf
 
 LEASE_S = 8
 
@@ -36,8 +37,9 @@ def looked_after(model: Model) -> guard.Round:
 
 
 @pytest.fixture
-def abandoned(model: Model) -> Model:
+def abandoned(sealed: Model) -> Model:
     """A model whose second version has 10 % of the traffic, in a release that goes no further."""
+    model = sealed
     with Clients(model):
         model.release(model.build(FIRST))
     release = model.build(SECOND)
@@ -99,7 +101,8 @@ def test_two_guards_and_the_next_release_at_once_leave_one_answer(abandoned: Mod
     assert (canary_weight(abandoned), abandoned.state.canary, abandoned.state.claim) == (0, None, None)
 
 
-def test_a_living_release_is_left_alone(model: Model) -> None:
+def test_a_living_release_is_left_alone(model: Model, shelf: Shelf) -> None:
+    shelf.seal(model, [FIRST])
     with Clients(model):
         model.release(model.build(FIRST))
     ended = threading.Event()
