@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import uuid
 
+import pytest
+
 from model_release.ledger.state import StateFile
 from model_release.repository.store import ObjectStore
 from model_release.steps import deploy, export, plan, publish, roll_back, shift, validate, watch
 from model_release.triton.replica import ReplicaClient
-from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+from tests.sandbox.shelf import Shelf
 
 
-def test_a_release_under_which_another_model_begins_to_fail_goes_back(model: Model, trained: Sandbox) -> None:
+@pytest.mark.usefixtures("sealed")
+def test_a_release_under_which_another_model_begins_to_fail_goes_back(model: Model, shelf: Shelf) -> None:
     """The neighbour loses its version on one of the two replicas, as it would to a canary that eats the memory."""
-    neighbour = Model(quick_spec(f"neighbour_{uuid.uuid4().hex[:8]}"), trained.environment)
+    neighbour = Model(quick_spec(f"neighbour_{uuid.uuid4().hex[:8]}"), model.environment)
+    shelf.seal(neighbour, [FIRST])
     try:
         with Clients(neighbour) as known:
             neighbour.release(neighbour.build(FIRST))

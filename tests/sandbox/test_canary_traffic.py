@@ -19,6 +19,7 @@ from model_release.traffic import connect
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true
+from tests.sandbox.shelf import Shelf
 
 
 def with_canary(model: Model, **changes: Any) -> None:
@@ -41,6 +42,7 @@ def canary_weight(state: State) -> int:
     return int(getattr(state.weights.intent, state.canary.fleet)) if state.canary else 0
 
 
+@pytest.mark.usefixtures("sealed")
 def test_killed_replicas_of_the_canary_cost_no_client_an_answer_and_a_dead_canary_has_no_weight(
     model: Model, trained: Sandbox
 ) -> None:
@@ -104,7 +106,10 @@ def second_stage(model: Model, release: Any) -> None:
     shift.run(release, model.environment, 50)
 
 
-def test_a_candidate_that_fails_under_shadow_never_gets_weight_and_a_sound_one_goes_on(model: Model) -> None:
+def test_a_candidate_that_fails_under_shadow_never_gets_weight_and_a_sound_one_goes_on(
+    model: Model, shelf: Shelf
+) -> None:
+    shelf.seal(model, [FIRST, BROKEN])
     with Clients(model):
         model.release(model.build(FIRST))
     with_canary(model, shadow=Shadow(percent=50, seconds=12), stages=[100])

@@ -54,6 +54,7 @@ def renamed_output(spec: Any) -> dict[str, Any]:
     return dict(json.loads(text))
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_breaking_change_is_refused_and_served_beside_the_old_under_a_raised_contract(
     model: Model, config: Path, command: Command
 ) -> None:
@@ -83,6 +84,7 @@ def test_a_breaking_change_is_refused_and_served_beside_the_old_under_a_raised_c
         remove(beside)
 
 
+@pytest.mark.usefixtures("sealed")
 def test_an_earlier_contract_still_goes_back(model: Model, config: Path, command: Command) -> None:
     for version in (FIRST, SECOND):
         with Clients(model):
@@ -94,6 +96,7 @@ def test_an_earlier_contract_still_goes_back(model: Model, config: Path, command
     assert done["result"]["stable"] == FIRST
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_restore_that_cannot_be_stops_no_release(model: Model) -> None:
     """Such as one with a wrong digit."""
     with Clients(model):

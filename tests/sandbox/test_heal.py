@@ -27,14 +27,16 @@ from model_release.triton import config as configs
 from model_release.triton.replica import ReplicaClient, key_header
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+from tests.sandbox.shelf import Shelf
 
 LEASE_S = 6
 
 
 @pytest.fixture(scope="module")
-def served(trained: Sandbox) -> Iterator[Model]:
+def served(trained: Sandbox, shelf: Shelf) -> Iterator[Model]:
     """SECOND is stable on green, FIRST is standby on blue; every test leaves it so."""
     made = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), trained.environment)
+    shelf.seal(made, [FIRST, SECOND])
     with Clients(made):
         made.release(made.build(FIRST))
         made.release(made.build(SECOND))
@@ -206,8 +208,10 @@ def test_a_standby_is_taken_off_when_it_is_hot_no_longer(served: Model, monkeypa
     assert abort.target(served.state) == FIRST, "it can be restored from the archive"
 
 
-def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_rejected_when_it_is_bad(model: Model) -> None:
-    held = held_and_dead(model, BROKEN, margin=0.003)  # what fails of BROKEN can't be proved to be less
+def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_rejected_when_it_is_bad(
+    model: Model, shelf: Shelf
+) -> None:
+    held = held_and_dead(shelf, model, BROKEN, margin=0.003)  # what fails of BROKEN can't be proved to be less
     assert look(held) == guard.Round(), "without traffic nobody can say that it is bad"
     assert route(held).weights["green"] == 10
     done = returned_under_traffic(held)
@@ -216,8 +220,10 @@ def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_rejected_wh
     assert "errors" in held.state.rejected[-1].reason
 
 
-def test_a_held_canary_whose_release_died_goes_back_unrejected_once_its_stage_is_judged_good(model: Model) -> None:
-    held = held_and_dead(model, SECOND, margin=0.1)
+def test_a_held_canary_whose_release_died_goes_back_unrejected_once_its_stage_is_judged_good(
+    model: Model, shelf: Shelf
+) -> None:
+    held = held_and_dead(shelf, model, SECOND, margin=0.1)
     done = returned_under_traffic(held)
     assert done.problems == []
     assert held.state.rejection_of(SECOND) is None
@@ -226,12 +232,13 @@ def test_a_held_canary_whose_release_died_goes_back_unrejected_once_its_stage_is
     assert list(held.state.release.verdicts) == ["10"], "no later stage is looked at: it never had traffic"
 
 
-def held_and_dead(model: Model, version: int, margin: float) -> Model:
+def held_and_dead(shelf: Shelf, model: Model, version: int, margin: float) -> Model:
     """Leave a canary at 10 % beside FIRST, held for want of traffic, its release silent for longer than its lease."""
     errors, *others = model.spec.canary.gates
     gates = [errors.model_copy(update={"margin": margin}), *others]
     canary = model.spec.canary.model_copy(update={"max_bake_s": 3.5, "hold_s": 600, "gates": gates})
     held = Model(model.spec.model_copy(update={"canary": canary}), model.environment)
+    shelf.seal(held, [FIRST, version])
     with Clients(held):
         held.release(held.build(FIRST))
     dying = held.environment.model_copy(update={"lease_s": LEASE_S})

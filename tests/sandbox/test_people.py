@@ -7,6 +7,7 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import pytest
 from pydantic import SecretStr
 
 from model_release.environment import Channel
@@ -20,6 +21,7 @@ from model_release.traffic import connect
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_canary_waits_for_a_yes_with_its_share_and_is_looked_at_meanwhile(model: Model) -> None:
     got: list[dict[str, Any]] = []
 

@@ -29,13 +29,14 @@ from model_release.triton.replica import ReplicaClient, key_header
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, forget, quick_spec, remove
+from tests.sandbox.shelf import Shelf
 
 #: A model of the Python backend that never gets loaded.
 ENDLESS = b"import time\n\n\nclass TritonPythonModel:\n    def initialize(self, args):\n        time.sleep(3600)\n"
 
 
 @pytest.fixture(scope="module")
-def served(trained: Sandbox) -> Iterator[Model]:
+def served(trained: Sandbox, shelf: Shelf) -> Iterator[Model]:
     """
     FIRST is stable on blue; a replica has a second to end by itself.
 
@@ -48,6 +49,7 @@ def served(trained: Sandbox) -> Iterator[Model]:
     for left in store.folders("ledger/"):
         forget(store, left)
     made = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), hasty)
+    shelf.seal(made, [FIRST])
     with Clients(made):
         made.release(made.build(FIRST))
     yield made

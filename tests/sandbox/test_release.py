@@ -41,6 +41,7 @@ from model_release.traffic import connect
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, environment_file
+from tests.sandbox.shelf import Shelf
 
 ANSWERS = [
     AccuracyGate(name="right", kind="accuracy", dry_run=True),
@@ -136,6 +137,7 @@ def test_weights_in_a_second_file_are_proved_sealed_and_served(model: Model, mon
     roll_back.run(release, model.environment, "the test is over")
 
 
+@pytest.mark.usefixtures("sealed")
 def test_the_split_that_clients_see_is_the_one_that_was_asked(model: Model) -> None:
     with Clients(model):
         model.release(model.build(FIRST))
@@ -151,7 +153,10 @@ def test_the_split_that_clients_see_is_the_one_that_was_asked(model: Model) -> N
     roll_back.run(second, model.environment, "the test is over")
 
 
-def test_a_candidate_that_fails_on_real_traffic_alone_is_stopped_by_the_canarys_gate(model: Model) -> None:
+def test_a_candidate_that_fails_on_real_traffic_alone_is_stopped_by_the_canarys_gate(
+    model: Model, shelf: Shelf
+) -> None:
+    shelf.seal(model, [FIRST])
     with Clients(model):
         model.release(model.build(FIRST))
     with Clients(model) as clients:
@@ -172,7 +177,8 @@ def test_a_candidate_that_fails_on_real_traffic_alone_is_stopped_by_the_canarys_
         model.release(model.build(BROKEN, "run-again"))
 
 
-def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched(model: Model) -> None:
+def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched(model: Model, shelf: Shelf) -> None:
+    shelf.seal(model, [SECOND])
     with Clients(model):
         model.release(model.build(SECOND))
     route = connect(model.environment).read(model.name)
@@ -188,6 +194,7 @@ def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched
     assert Archive(ObjectStore(model.environment.s3), model.name).versions() == [SECOND]
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_canary_without_enough_data_is_held_and_then_goes_back(model: Model) -> None:
     """Missing data neither advances nor rolls back by itself: the config's hold decides."""
     with Clients(model):
@@ -206,6 +213,7 @@ def test_a_canary_without_enough_data_is_held_and_then_goes_back(model: Model) -
     assert model.state.canary is None
 
 
+@pytest.mark.usefixtures("sealed")
 def test_tasks_marked_success_by_hand_move_no_traffic(model: Model) -> None:
     with Clients(model):
         model.release(model.build(FIRST))
@@ -227,6 +235,7 @@ def test_tasks_marked_success_by_hand_move_no_traffic(model: Model) -> None:
     roll_back.run(second, model.environment, "the test is over")
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_person_aborts_a_live_canary_and_its_run_writes_nothing_more(model: Model) -> None:
     with Clients(model):
         model.release(model.build(FIRST))
@@ -249,6 +258,7 @@ def test_a_person_aborts_a_live_canary_and_its_run_writes_nothing_more(model: Mo
         roll_back.run(second, model.environment, "late")
 
 
+@pytest.mark.usefixtures("sealed")
 def test_the_route_goes_back_with_s3_down(model: Model, dead_s3: Environment) -> None:
     with Clients(model):
         model.release(model.build(FIRST))
@@ -264,6 +274,7 @@ def test_the_route_goes_back_with_s3_down(model: Model, dead_s3: Environment) ->
     assert model.state.canary is None
 
 
+@pytest.mark.usefixtures("sealed")
 def test_an_operator_takes_a_canary_out_of_the_traffic_with_s3_down(
     model: Model, dead_s3: Environment, tmp_path: Path
 ) -> None:
@@ -296,6 +307,7 @@ def weights(model: Model) -> dict[str, int]:
     return dict(route.weights)
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_killed_release_is_undone_by_the_next_and_clients_notice_nothing(
     model: Model, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -353,6 +365,7 @@ def _is_free(model: Model) -> bool:
     return claim is None or claim.expires_at < ObjectStore(model.environment.s3).now()
 
 
+@pytest.mark.usefixtures("sealed")
 def test_two_releases_at_once_are_one_after_the_other(model: Model) -> None:
     outcomes: list[str] = []
 

@@ -24,6 +24,7 @@ from model_release.triton.replica import ReplicaClient
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true
+from tests.sandbox.shelf import Shelf
 
 
 def nothing_is_served(model: Model) -> None:
@@ -87,8 +88,9 @@ def test_with_s3_down_nothing_begins(model: Model, dead_s3: Environment) -> None
 
 
 def test_a_replica_that_is_down_is_named_before_anything_begins(
-    model: Model, sandbox: Sandbox, killed: Callable[[str], Any]
+    model: Model, shelf: Shelf, killed: Callable[[str], Any]
 ) -> None:
+    shelf.seal(model, [SECOND])
     with killed("triton-blue-1"), pytest.raises(ReplicaUnavailable, match="triton-blue-1"):
         model.release(model.build(FIRST))
     nothing_is_served(model)
@@ -96,6 +98,7 @@ def test_a_replica_that_is_down_is_named_before_anything_begins(
         model.release(model.build(SECOND))
 
 
+@pytest.mark.usefixtures("sealed")
 def test_one_of_two_replicas_that_refuses_the_load_is_named_and_no_weight_moves(model: Model, sandbox: Sandbox) -> None:
     with Clients(model):
         model.release(model.build(FIRST))
@@ -124,9 +127,10 @@ def downloads_of(sandbox: Sandbox, name: str) -> Path:
 
 
 def test_a_version_that_ends_its_server_is_stopped_on_bench_and_costs_the_others_nothing(
-    model: Model, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+    model: Model, shelf: Shelf, sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server on bench dies of its first inference, and is killed for it once."""
+    shelf.seal(model, [FIRST])
     infer, doomed = ReplicaClient.infer, [Supervisor(sandbox.home).state("triton-bench-0").pid]
 
     def deadly(self: ReplicaClient, *given: Any, **named: Any) -> Any:
@@ -164,6 +168,7 @@ def judged(release: Release, environment: Environment) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.usefixtures("sealed")
 def test_a_canary_replica_that_dies_under_traffic_costs_no_client_a_request(
     model: Model, sandbox: Sandbox, killed: Callable[[str], Any]
 ) -> None:

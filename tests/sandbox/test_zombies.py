@@ -41,6 +41,7 @@ from model_release.triton import config as configs
 from model_release.triton import fleet as fleets
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+from tests.sandbox.shelf import Shelf
 from tests.sandbox.stopping import CHECK, Ended, Point, points_of, stopped
 
 #: Sealed, and never released: what the restore that takes over asks for.
@@ -103,8 +104,9 @@ class Scene:
 
 
 @pytest.fixture(scope="module")
-def scene(trained: Sandbox) -> Iterator[Scene]:
+def scene(trained: Sandbox, shelf: Shelf) -> Iterator[Scene]:
     model = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), trained.environment)
+    shelf.seal(model, [FIRST, SECOND])
     older = model.build(OLDER, checkpoint=CHECKPOINTS[FIRST])
     try:
         plan.run(older, model.environment, model.spec)
