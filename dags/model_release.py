@@ -20,7 +20,8 @@ from airflow.sdk import DAG, Label, TaskGroup, TriggerRule
 
 from model_release.spec import ModelSpec
 from model_release_airflow.approve import ApproveRelease
-from model_release_airflow.configs import read_configs
+from model_release_airflow.backfills import RELEASES
+from model_release_airflow.configs import specs_to_parse
 from model_release_airflow.deploy import Deploy
 from model_release_airflow.lineage import Publish
 from model_release_airflow.plan import Plan
@@ -49,14 +50,13 @@ SAFE = {"retries": 2, "retry_delay": minutes(0.25), "execution_timeout": minutes
 def release_dag(spec: ModelSpec) -> DAG:
     """Build the DAG that releases one model."""
     with DAG(
-        dag_id=f"release_{spec.name}",
+        dag_id=f"{RELEASES}{spec.name}",
         description=spec.description or f"Release {spec.name} to Triton through a judged canary",
         doc_md=__doc__,
         schedule=schedule_of(spec),
         catchup=False,
         # The claim lets one run at a time. Here more may start: a restore must not queue behind what it preempts.
         max_active_runs=16,
-        params=params_of(spec),
         default_args={"owner": spec.owner, "retries": 0},
         tags=["model-release", spec.name],
     ) as dag:
@@ -115,6 +115,8 @@ def release_dag(spec: ModelSpec) -> DAG:
         begin_canary >> Label("dry run") >> roll_back
         stages[-1][1] >> Label("advance") >> promote >> roll_back >> finish
         promote >> finish
+    # Airflow gives each task that is made after them a copy of its own, which takes a third of the whole parse.
+    dag.params = params_of(spec)
     return dag
 
 
@@ -145,5 +147,5 @@ def approval(spec: ModelSpec) -> ApproveRelease:
     )
 
 
-for spec in read_configs(Path(__file__).resolve().parents[1]).specs.values():
+for spec in specs_to_parse(Path(__file__).resolve().parents[1]):
     release_dag(spec)

@@ -17,7 +17,7 @@ from airflow.listeners import hookimpl
 BACKFILL = "backfill"
 """The key of a run's conf, and the run type, of a backfill."""
 RELEASES = "release_"
-"""How the ids of the DAGs begin whose runs are told."""
+"""How the id of a DAG begins that releases a model; the model's name follows."""
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_release.errors import BadModelConfig
+from airflow.sdk import get_parsing_context
+
+from model_release.errors import BadModelConfig, UnknownModel
 from model_release.spec import ModelSpec
-from model_release.spec_files import load_specs
+from model_release.spec_files import find_spec, load_specs
+from model_release_airflow.backfills import RELEASES
 
 CONFIGS_VARIABLE = "MODEL_RELEASE_CONFIGS"
 _PROJECT = Path(__file__).resolve().parents[2]
@@ -38,5 +42,21 @@ def read_configs(project: Path = _PROJECT) -> Configs:
 
     The DAG files name the project that they lie in: the configs are of the version of the bundle that Airflow parses.
     """
-    specs, problems = load_specs(Path(os.environ.get(CONFIGS_VARIABLE) or project / "include" / "model_configs"))
-    return Configs(specs, problems)
+    return Configs(*load_specs(_folder(project)))
+
+
+def specs_to_parse(project: Path) -> list[ModelSpec]:
+    """
+    Return the specs of a project whose DAGs are asked for: all good ones, or of a task that starts its own DAG's alone.
+
+    Airflow parses the DAG file anew for each task, and says then for which DAG.
+    """
+    asked = get_parsing_context().dag_id
+    if asked is not None and asked.startswith(RELEASES):
+        with suppress(BadModelConfig, UnknownModel):
+            return [find_spec(_folder(project), asked.removeprefix(RELEASES))]
+    return list(read_configs(project).specs.values())
+
+
+def _folder(project: Path) -> Path:
+    return Path(os.environ.get(CONFIGS_VARIABLE) or project / "include" / "model_configs")

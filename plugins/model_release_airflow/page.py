@@ -15,11 +15,11 @@ from fastapi import Depends, FastAPI
 from fastapi.responses import HTMLResponse
 
 from model_release.errors import ReleaseError, ReportMissing
+from model_release_airflow.backfills import RELEASES
 from model_release_airflow.configs import read_configs
 from model_release_airflow.connection import environment_of_task
 from model_release_airflow.steps import library_step
 
-RELEASE = "release_"
 #: Nothing on the page runs or is fetched, whatever stands in a user's model config.
 _POLICY = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; img-src data:"}
 _NOT_FOUND, _UNAVAILABLE = 404, 503
@@ -35,7 +35,7 @@ app.router.dependencies.append(Depends(requires_authenticated()))
 )
 def report(dag_id: str, run_id: str) -> HTMLResponse:
     """Return the report of a run, or a sentence that says why there is none."""
-    spec = read_configs().specs.get(dag_id.removeprefix(RELEASE)) if dag_id.startswith(RELEASE) else None
+    spec = read_configs().specs.get(dag_id.removeprefix(RELEASES)) if dag_id.startswith(RELEASES) else None
     if spec is None:
         return _said(f"{dag_id} releases no model, so its runs have no report.", _NOT_FOUND)
     try:

@@ -80,6 +80,21 @@ def test_a_bundle_of_another_commit_has_the_stages_of_its_own_configs(
     assert groups == {None, "canary_25", "canary_100"}
 
 
+def test_a_task_that_starts_parses_the_dag_of_its_own_model_alone(configs: Path) -> None:
+    from airflow.dag_processing.dagbag import DagBag
+    from airflow.sdk.definitions._internal.dag_parsing_context import _airflow_parsing_context_manager
+
+    (configs / "other.yaml").write_text((configs / "echo.yaml").read_text().replace("name: echo", "name: other"))
+
+    def parsed(dag_id: str | None) -> set[str]:
+        with _airflow_parsing_context_manager(dag_id=dag_id, task_id="plan" if dag_id else None):
+            return set(DagBag(PROJECT / "dags" / "model_release.py").dags)
+
+    assert parsed(None) == {"release_echo", "release_other"}
+    assert parsed("release_other") == {"release_other"}
+    assert parsed("release_unknown") == {"release_echo", "release_other"}, "Airflow says that it has no such DAG"
+
+
 def test_a_bad_config_leaves_the_other_models_standing(configs: Path) -> None:
     (configs / "first_bad.yaml").write_text("name: first_bad\nsources: {}\n")
     (configs / "second_bad.yaml").write_text("name: another\n")
