@@ -16,7 +16,7 @@ EVERY ?= 1
 # A file's tests share what they set up, so they stay in one process.
 TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race show-publish show-backfill show-parse show-batching show-tuner show-router show-repeatability test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race show-publish show-reload show-fleet show-backfill show-parse show-batching show-tuner show-router show-repeatability test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -105,3 +105,8 @@ show-parse: install ## Airflow's parse of the DAG file with 1, 20 and 200 models
 show-race: up ## eight processes publish, deploy and restore one model for a minute: one holds it at any time
 	@$(BIN)/python -m sandbox.show_race
 
+show-reload: install ## reloading every replica against one bare load call; swaps, a restore, a rollback under load: docs/reload.md (minutes)
+	@$(BIN)/python -m tests.sandbox.reload
+
+show-fleet: install ## two models on a fleet, one bad in five ways under the clients of the other: docs/bad-versions.md (minutes)
+	@$(BIN)/python -m tests.sandbox.bad_versions

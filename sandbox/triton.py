@@ -23,10 +23,14 @@ _SHARED_MEMORY_BYTES = 1 << 20
 #: perf_analyzer asks for these; the server's wheel has copies under names with a hash.
 _PERF_ANALYZER_LIBRARIES = ("libb64.so.0d", "libcudart.so.12")
 #: Ignored signals survive exec: before 26.06 a write to an S3 connection that was dropped while idle ends the server
-#: (triton-inference-server/server#8767). What a killed server left behind is removed first.
+#: (triton-inference-server/server#8767). What a killed server left behind is removed first: the processes of its Python
+#: backend live on and hold its clients' connections open, so that these hear nothing of its end.
 _START_TRITON = "; ".join(  # one line, as supervisord's config wants it
     [
         "trap '' PIPE",
+        'for each in /proc/[0-9]*; do { read -r name < "$each/comm"; } 2> /dev/null || continue',
+        '[ "$name" = triton_python_b ] && grep -qs -- "$1" "$each/cmdline" && kill -9 "${each#/proc/}"',
+        "done",
         'rm -rf "$TRITON_AWS_MOUNT_DIRECTORY"/folder* /dev/shm/"$1"*',
         "shift",
         'set -- "$@" ${CONTROL:+--http-restricted-api="$CONTROL"} ${CONTROL:+--grpc-restricted-protocol="$CONTROL"}',

@@ -18,6 +18,7 @@ from model_release.repository.serving import MODEL_FILE
 from model_release.repository.store import s3_client
 from model_release.spec import ModelSpec
 from model_release.triton.bundle import build_bundle
+from sandbox.traffic import http_body
 from tests.sandbox.served_parts import Bench, graph, unclaimed
 
 _MODEL = """
@@ -46,6 +47,13 @@ END = (
         return pb_utils.InferenceResponse([pb_utils.Tensor("label", label)])
 """
 )
+
+TEXTS = ["one", "a longer text", "\u6771\u4eac"]
+
+
+def bodies() -> list[bytes]:
+    """Return what clients send."""
+    return [http_body({"text": np.array([text])[:, None]}) for text in TEXTS]
 
 
 def spec(name: str, **changes: Any) -> ModelSpec:

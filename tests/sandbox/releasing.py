@@ -35,6 +35,13 @@ CHECKPOINTS = {
     SECOND: "s3://training/digits_classifier/2026-01-02/model.safetensors",
     BROKEN: "s3://training/digits_classifier/2026-01-03-contrast-bug/model.safetensors",
 }
+#: What has an ensemble of a test's own released in seconds.
+QUICK_ENSEMBLE: dict[str, Any] = {
+    "canary": {"stages": [50, 100], "warmup_s": 0, "min_bake_s": 1, "look_interval_s": 0.5, "min_requests": 15}
+    | {"hold_s": 0, "gates": [{"name": "errors", "kind": "error_rate", "margin": 0.5}]},
+    "benchmark": {"objective": {"p99_ms": 5000}, "concurrency": [2], "budget_s": 4, "max_slowdown": 50}
+    | {"search": {"max_queue_delay_microseconds": [0]}},
+}
 
 
 def train_all(environment: Environment) -> None:
@@ -201,3 +208,11 @@ def forget(store: ObjectStore, model: str) -> None:
     """Delete the ledger of a model, so that no replica is spared for its sake."""
     for entry in store.objects(f"ledger/{model}/"):
         store.delete(entry.key)
+
+
+def moved(source: ObjectStore, target: ObjectStore, folders: list[str]) -> None:
+    """Have what lies under some folders of one place in another, and no more in the first."""
+    for folder in folders:
+        for entry in source.objects(folder):
+            target.put(entry.key, source.get(entry.key)[0])
+            source.delete(entry.key)

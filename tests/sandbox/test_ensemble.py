@@ -4,31 +4,32 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from example_models import text_training
 from model_release.environment import Environment
+from model_release.errors import ContractBroken, ReleaseError
 from model_release.identity import Kind, Release
 from model_release.repository.archive import Archive
+from model_release.repository.manifest import digest_of
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
-from model_release.steps import deploy, guard, plan, roll_back
+from model_release.spec import ModelSpec
+from model_release.steps import deploy, export, finish, guard, import_version, plan, publish, roll_back, validate
+from model_release.steps.context import Seen
+from model_release.steps.serve import sealed_bundle
 from model_release.triton.replica import ReplicaClient
 from sandbox.traffic import http_body
 from tests.sandbox import ensemble_parts
-from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, one_stage, remove
+from tests.sandbox.releasing import FIRST, QUICK_ENSEMBLE, SECOND, Clients, Model, moved, one_stage, remove
+from tests.sandbox.round_trip import unlike
 
-QUICK: dict[str, Any] = {
-    "canary": {"stages": [50, 100], "warmup_s": 0, "min_bake_s": 1, "look_interval_s": 0.5, "min_requests": 15}
-    | {"hold_s": 0, "gates": [{"name": "errors", "kind": "error_rate", "margin": 0.5}]},
-    "benchmark": {"objective": {"p99_ms": 5000}, "concurrency": [2], "budget_s": 4, "max_slowdown": 50}
-    | {"search": {"max_queue_delay_microseconds": [0]}},
-}
-TEXTS = ["one", "a longer text", "\u6771\u4eac"]
+#: A build of a date before the last restore would be stale.
+LATER = 20991231000000
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def whole(environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     include = tmp_path / "include"
     include.mkdir()
     monkeypatch.syspath_prepend(str(include))
-    made = Model(ensemble_parts.spec(f"whole_{uuid.uuid4().hex[:8]}", **QUICK), environment)
+    made = Model(ensemble_parts.spec(f"whole_{uuid.uuid4().hex[:8]}", **QUICK_ENSEMBLE), environment)
     yield made
     remove(made)
 
@@ -48,12 +49,12 @@ def build(model: Model, version: int, include: Path, number: int) -> Release:
     return Release(model.name, version, Kind.BUILD, f"run-{version}", by="tests")
 
 
-def labels(model: Model, fleet: str) -> list[set[str]]:
+def labels(model: Model, fleet: str, output: str = "label") -> list[set[str]]:
     """What each replica of a fleet answers."""
     found = []
     for replica in model.environment.pairs["default"].fleet(fleet).replicas:
         with ReplicaClient(replica, model.environment) as client:
-            found.append(set(client.infer(model.name, {"text": np.array(TEXTS)})["label"].ravel()))
+            found.append(set(client.infer(model.name, {"text": np.array(ensemble_parts.TEXTS)})[output].ravel()))
     return found
 
 
@@ -68,7 +69,7 @@ def store(model: Model) -> ObjectStore:
 
 
 def test_it_lives_and_goes_as_a_whole(whole: Model, tmp_path: Path) -> None:
-    bodies = [http_body({"text": np.array([text])[:, None]}) for text in TEXTS]
+    bodies = ensemble_parts.bodies()
     parts = [whole.name, *(f"{whole.name}__{part}" for part in ("end", "model", "start"))]
     with Clients(whole, bodies, rate_per_s=25) as clients:
         whole.release(build(whole, FIRST, tmp_path / "include", 1))
@@ -109,6 +110,48 @@ def test_it_lives_and_goes_as_a_whole(whole: Model, tmp_path: Path) -> None:
     assert folders(whole, stable.fleet) == sorted(parts)
 
 
+def test_it_is_brought_from_elsewhere_whole_and_served_beside_under_a_raised_contract(
+    whole: Model, tmp_path: Path
+) -> None:
+    """Built in one place, whose archive and ledger are then another's; the next version calls its output otherwise."""
+    asked = build(whole, FIRST, tmp_path / "include", 1)
+    plan.run(asked, whole.environment, whole.spec)
+    for step in (export, validate, publish):
+        step.run(asked, whole.environment)
+    staging = whole.environment.model_copy(
+        update={"s3": whole.environment.s3.model_copy(update={"prefix": f"tests/staging-{whole.name}"})}
+    )
+    moved(store(whole), ObjectStore(staging.s3), [f"archive/{whole.name}/", f"ledger/{whole.name}/"])
+    found = Archive(ObjectStore(staging.s3), whole.name).seal_of(FIRST, "base")
+    assert found
+    digest = digest_of({"base": found[0]})
+    import_version.run(whole.name, FIRST, digest, staging, whole.environment, run_id="import-1")
+    bodies = ensemble_parts.bodies()
+    with Clients(whole, bodies, rate_per_s=25):
+        whole.release(whole.restore(FIRST))
+    assert whole.state.stable
+    assert labels(whole, whole.state.stable.fleet) == [{"1-1"}] * 2
+
+    values = whole.spec.model_dump(mode="json")
+    values["outputs"][0]["name"] = values["serving"]["ensemble"]["steps"][2]["outputs"]["label"] = "word"
+    renamed = ModelSpec.model_validate(values)
+    second = build(whole, LATER, tmp_path / "include", 2)
+    with pytest.raises(ContractBroken, match=r"output 'label' is gone"):
+        plan.run(second, whole.environment, renamed)
+    with suppress(ReleaseError):
+        finish.run(second, whole.environment)
+    raised = renamed.model_copy(update={"contract": 2})
+    beside = Model(raised.served_as(raised.served_name), whole.environment)
+    try:
+        with Clients(whole, bodies, rate_per_s=25) as clients, Clients(beside, bodies, rate_per_s=25):
+            beside.release(build(beside, LATER, tmp_path / "include", 2))
+            assert beside.state.stable
+            assert labels(beside, beside.state.stable.fleet, "word") == [{"2-2"}] * 2
+        assert (clients.failed(), set(clients.by_version())) == (0, {str(FIRST)}), clients.problems[:3]
+    finally:
+        remove(beside)
+
+
 @pytest.fixture
 def example(environment: Environment) -> Iterator[Model]:
     text_training.publish_texts(environment)
@@ -130,3 +173,9 @@ def test_the_example_reads_raw_texts(example: Model) -> None:
             answer = client.infer(example.name, {"text": np.array(texts)})
             assert list(answer["label"].ravel()) == ["positive", "negative"]
             assert (answer["score"] > 0.5).all()
+            sealed = sealed_bundle(Seen(example.spec, example.environment, store(example)), FIRST)
+            assert set(sealed.parts) == set(
+                example.spec.serving.ensemble.parts if example.spec.serving.ensemble else ()
+            )
+            for asked in sealed.by_part.values():
+                assert unlike(asked, client.config(asked.name)) == []

@@ -40,7 +40,7 @@ from model_release.repository.transfer import Transfer
 from model_release.steps import benchmark, export, import_version, plan, publish, validate
 from model_release.steps.context import Step, freeze_spec, read_frozen_spec
 from tests.sandbox.forking import forked
-from tests.sandbox.releasing import EXAMPLE, FIRST, Clients, Model, environment_file, quick_spec
+from tests.sandbox.releasing import EXAMPLE, FIRST, Clients, Model, environment_file, moved, quick_spec
 from tests.sandbox.s3_parts import seaweedfs
 from tests.sandbox.test_archive import FILES, VERSION, unclaimed, written
 from tests.sandbox.test_signing import with_the_same_crc
@@ -369,10 +369,7 @@ def test_a_version_that_was_built_elsewhere_serves_by_a_restore(model: Model, pa
     store = ObjectStore(built.environment.s3)
     staging_s3 = built.environment.s3.model_copy(update={"prefix": f"tests/staging-{model.name}"})
     staging = ObjectStore(staging_s3)
-    for folder in (f"archive/{model.name}/", f"ledger/{model.name}/"):
-        for key, body in bytes_under(store, folder).items():
-            staging.put(key, body)
-            store.delete(key)
+    moved(store, staging, [f"archive/{model.name}/", f"ledger/{model.name}/"])
     digest = digest_in(staging, model.name, FIRST)
     source = built.environment.model_copy(update={"s3": staging_s3})
     here = replace(
