@@ -173,7 +173,8 @@ class ReplicaClient:
         try:
             answer = self._call(lambda client, **to: client.infer(model, tensors, str(version or ""), **to))
         except ReplicaError as error:
-            raise ProofFailed(self.name, model, version or 0, f"it answers an inference with: {error}") from None
+            said = str(error).rstrip(".")
+            raise ProofFailed(self.name, model, version or 0, f"it answers an inference with: {said}") from None
         return _arrays(answer)
 
     def statistics(self, model: str) -> list[VersionStatistics]:

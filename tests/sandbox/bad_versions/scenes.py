@@ -78,7 +78,7 @@ SCENES = [
     ),
     Scene(
         "eats memory",
-        "does not fit",
+        "No fleet was touched",
         initialize="self.held = np.ones(400 * MEGABYTE, np.uint8) if IN_TRITON else None",
         small_machines=True,
     ),
@@ -111,7 +111,7 @@ def played(scene: Scene, number: int, bad: Model, neighbour: Model, sandbox: San
             bad.release(release)
             seen.problems.append("it was released")
         except ReleaseError as error:
-            seen.sentence = str(error)
+            seen.sentence = str(error).replace(f"{sandbox.home.folder}/", "")
         seen.seconds = time.monotonic() - started
         await_true(lambda: _is_well(neighbour), f"the neighbour is on each replica again after: {scene.what}", 120)
         seen.back_s = time.monotonic() - started - seen.seconds
