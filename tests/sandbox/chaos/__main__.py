@@ -7,6 +7,7 @@ It runs on a sandbox of its own: SeaweedFS, Envoy, two fleets of two Tritons, cl
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 import time
@@ -45,16 +46,19 @@ def main() -> int:
         ("S3 cut before, cut after or slowed down at each request", _faulty),
     ]
     violations = 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     with _chaos() as chaos:
         for what, part in [each for each in parts if asked.only in each[0]]:
             tally, started = Tally(what, tell=_say), time.monotonic()
-            part(chaos, tally, instants)
-            violations += len(tally.violations)
-            print(
-                f"{what:<64} {tally.points:5} points {len(tally.violations):4} violations "
-                f"{time.monotonic() - started:6.0f} s",
-                flush=True,
-            )
+            try:
+                part(chaos, tally, instants)
+            finally:  # whoever interrupts it reads how far it came
+                violations += len(tally.violations)
+                print(
+                    f"{what:<64} {tally.points:5} points {len(tally.violations):4} violations "
+                    f"{time.monotonic() - started:6.0f} s",
+                    flush=True,
+                )
     return 1 if violations else 0
 
 
