@@ -94,9 +94,9 @@ def train(seed: int, *, epochs: int = EPOCHS, broken: bool = False) -> dict[str,
     """
     Return the state_dict of `digits.build()` after a retraining: `first_training`, tuned on a random nine tenths.
 
-    Trained from weights of their own, two retrainings disagree about 8 of the 300 golden images, and the accuracy gate
-    of the example, which 300 images can hold to no less than 0.03, refuses one pair of them in eleven. Tuned from the
-    same weights they disagree about one.
+    Trained from weights of their own, two retrainings disagree about 8 of the 300 golden images, and the example's
+    accuracy gate, whose margin is 0.03, refuses one sound version in eleven. Tuned from the same weights they disagree
+    about one.
     """
     import torch
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -74,8 +75,26 @@ class Sandbox:
         """Every process of this sandbox."""
         return [process.pid for process in processes.members(self.home)]
 
+    def triton_pids(self) -> dict[str, int]:
+        """The process of each Triton, by its name."""
+        states = Supervisor(self.home).states()
+        return {name: state.pid for name, state in states.items() if name.startswith("triton")}
+
     def s3_client(self) -> Any:
         return s3_client(self.environment.s3)
+
+
+@contextmanager
+def own_sandbox() -> Iterator[Sandbox]:
+    """A sandbox with the example's data and checkpoints, for what is run by hand; nothing of it stays."""
+    with TemporaryDirectory() as folder:
+        started = Sandbox(Home(Path(folder)), free_base())
+        try:
+            started.must("up", *WITHOUT)
+            train_all(started.environment)
+            yield started
+        finally:
+            started.run("down")
 
 
 def free_base() -> int:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 from safetensors.torch import save
 
 from model_release.environment import Environment
+from model_release.identity import Kind, Release
 from model_release.repository.archive import Archive
 from model_release.repository.manifest import Manifest, SourceEntry
 from model_release.repository.serving import MODEL_FILE
@@ -19,6 +20,7 @@ from model_release.repository.store import s3_client
 from model_release.spec import ModelSpec
 from model_release.triton.bundle import build_bundle
 from sandbox.traffic import http_body
+from tests.sandbox.releasing import Model
 from tests.sandbox.served_parts import Bench, graph, unclaimed
 
 _MODEL = """
@@ -105,6 +107,13 @@ def put_checkpoint(environment: Environment, version: int) -> None:
     body = io.BytesIO(save(build().state_dict())).getvalue()
     key = f"ensemble/{version}/model.safetensors"
     s3_client(environment.s3).put_object(Bucket="training", Key=key, Body=body)
+
+
+def build(model: Model, version: int, include: Path, number: int) -> Release:
+    """A release of a version whose parts in Python tell a number."""
+    write_scripts(include, number)
+    put_checkpoint(model.environment, version)
+    return Release(model.name, version, Kind.BUILD, f"run-{version}", by="tests")
 
 
 def seal(bench: Bench, made: ModelSpec, version: int, number: int) -> Manifest:

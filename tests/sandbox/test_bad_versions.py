@@ -9,7 +9,7 @@ import pytest
 
 from tests.sandbox import ensemble_parts
 from tests.sandbox.bad_versions.page import page
-from tests.sandbox.bad_versions.scenes import SCENES, first_version, played
+from tests.sandbox.bad_versions.scenes import SCENES, played
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, QUICK_ENSEMBLE, SECOND, Clients, Model, remove
 
@@ -28,7 +28,7 @@ def test_a_version_that_ends_its_servers_costs_the_other_models_clients_nothing(
         model.release(model.build(SECOND))
     try:
         with Clients(bad, ensemble_parts.bodies(), rate_per_s=25):
-            first_version(bad, include)
+            bad.release(ensemble_parts.build(bad, FIRST, include, 1))
         seen = played(scene, 1, bad, model, sandbox, include)
     finally:
         remove(bad)

@@ -42,13 +42,6 @@ def whole(environment: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     remove(made)
 
 
-def build(model: Model, version: int, include: Path, number: int) -> Release:
-    """A release of a version whose parts in Python tell a number."""
-    ensemble_parts.write_scripts(include, number)
-    ensemble_parts.put_checkpoint(model.environment, version)
-    return Release(model.name, version, Kind.BUILD, f"run-{version}", by="tests")
-
-
 def labels(model: Model, fleet: str, output: str = "label") -> list[set[str]]:
     """What each replica of a fleet answers."""
     found = []
@@ -72,9 +65,9 @@ def test_it_lives_and_goes_as_a_whole(whole: Model, tmp_path: Path) -> None:
     bodies = ensemble_parts.bodies()
     parts = [whole.name, *(f"{whole.name}__{part}" for part in ("end", "model", "start"))]
     with Clients(whole, bodies, rate_per_s=25) as clients:
-        whole.release(build(whole, FIRST, tmp_path / "include", 1))
+        whole.release(ensemble_parts.build(whole, FIRST, tmp_path / "include", 1))
         before = clients.failed()
-        whole.release(build(whole, SECOND, tmp_path / "include", 2))
+        whole.release(ensemble_parts.build(whole, SECOND, tmp_path / "include", 2))
         state = whole.state
         assert state.stable
         assert state.standby
@@ -114,7 +107,7 @@ def test_it_is_brought_from_elsewhere_whole_and_served_beside_under_a_raised_con
     whole: Model, tmp_path: Path
 ) -> None:
     """Built in one place, whose archive and ledger are then another's; the next version calls its output otherwise."""
-    asked = build(whole, FIRST, tmp_path / "include", 1)
+    asked = ensemble_parts.build(whole, FIRST, tmp_path / "include", 1)
     plan.run(asked, whole.environment, whole.spec)
     for step in (export, validate, publish):
         step.run(asked, whole.environment)
@@ -135,7 +128,7 @@ def test_it_is_brought_from_elsewhere_whole_and_served_beside_under_a_raised_con
     values = whole.spec.model_dump(mode="json")
     values["outputs"][0]["name"] = values["serving"]["ensemble"]["steps"][2]["outputs"]["label"] = "word"
     renamed = ModelSpec.model_validate(values)
-    second = build(whole, LATER, tmp_path / "include", 2)
+    second = ensemble_parts.build(whole, LATER, tmp_path / "include", 2)
     with pytest.raises(ContractBroken, match=r"output 'label' is gone"):
         plan.run(second, whole.environment, renamed)
     with suppress(ReleaseError):
@@ -144,7 +137,7 @@ def test_it_is_brought_from_elsewhere_whole_and_served_beside_under_a_raised_con
     beside = Model(raised.served_as(raised.served_name), whole.environment)
     try:
         with Clients(whole, bodies, rate_per_s=25) as clients, Clients(beside, bodies, rate_per_s=25):
-            beside.release(build(beside, LATER, tmp_path / "include", 2))
+            beside.release(ensemble_parts.build(beside, LATER, tmp_path / "include", 2))
             assert beside.state.stable
             assert labels(beside, beside.state.stable.fleet, "word") == [{"2-2"}] * 2
         assert (clients.failed(), set(clients.by_version())) == (0, {str(FIRST)}), clients.problems[:3]

@@ -26,7 +26,6 @@ from model_release.steps.context import Step, begin
 from model_release.steps.recycle import recycle
 from model_release.triton.poison import poison_of
 from model_release.triton.replica import ReplicaClient, key_header
-from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, forget, quick_spec, remove
 from tests.sandbox.shelf import Shelf
@@ -93,10 +92,6 @@ def without_disk(sandbox: Sandbox, replica: Replica) -> Iterator[None]:
         aside.rename(folder)
 
 
-def pids(sandbox: Sandbox) -> dict[str, int]:
-    return {name: state.pid for name, state in Supervisor(sandbox.home).states().items() if name.startswith("triton")}
-
-
 def told(model: Model, what: str) -> list[dict[str, Any]]:
     return [event for event in Events(ObjectStore(model.environment.s3), model.name).read() if event["what"] == what]
 
@@ -115,14 +110,14 @@ def claimed(model: Model) -> Iterator[Step]:
 
 
 def test_the_guard_recycles_a_replica_whose_load_of_stable_hangs(sandbox: Sandbox, served: Model) -> None:
-    sick, before = replicas(served, "blue")[1], pids(sandbox)
+    sick, before = replicas(served, "blue")[1], sandbox.triton_pids()
     hasty = served.environment.model_copy(update={"load_timeout_s": 2.0})
     with Clients(served) as clients:
         hang(served, sick)
         done = guard.run(hasty, [served.name])
         answered = sum(clients.seen.values())
         await_true(lambda: sum(clients.seen.values()) > answered + 20, "clients ask afterwards")
-    after = pids(sandbox)
+    after = sandbox.triton_pids()
     assert {name for name in before if after[name] != before[name]} == {sick.name}
     assert poison_of(sick, served.name, served.environment) is None
     with ReplicaClient(sick, served.environment) as client:
@@ -134,7 +129,7 @@ def test_the_guard_recycles_a_replica_whose_load_of_stable_hangs(sandbox: Sandbo
 
 
 def test_a_replica_that_failed_to_load_the_canary_is_recycled_by_the_rollback(sandbox: Sandbox, served: Model) -> None:
-    sick, before, release = replicas(served, "green")[0], pids(sandbox), served.build(SECOND, benchmark=False)
+    sick, before, release = replicas(served, "green")[0], sandbox.triton_pids(), served.build(SECOND, benchmark=False)
     plan.run(release, served.environment, served.spec)
     for step in (export, validate, publish):
         step.run(release, served.environment)
@@ -148,7 +143,7 @@ def test_a_replica_that_failed_to_load_the_canary_is_recycled_by_the_rollback(sa
         with pytest.raises(ReleaseError):
             finish.run(release, served.environment)
     assert result["problems"] == []
-    after = pids(sandbox)
+    after = sandbox.triton_pids()
     assert {name for name in before if after[name] != before[name]} == {sick.name}
     event = told(served, "recycled")[-1]
     assert (event["replica"], event["fleet"]) == (sick.name, "green")
@@ -159,7 +154,7 @@ def test_a_replica_that_failed_to_load_the_canary_is_recycled_by_the_rollback(sa
 
 
 def test_a_load_that_fails_on_bench_touches_no_fleet_and_leaves_bench_well(sandbox: Sandbox, served: Model) -> None:
-    bench, before, release = replicas(served, "bench")[0], pids(sandbox), served.build(BROKEN)
+    bench, before, release = replicas(served, "bench")[0], sandbox.triton_pids(), served.build(BROKEN)
     plan.run(release, served.environment, served.spec)
     for step in (export, validate, publish):
         step.run(release, served.environment)
@@ -171,7 +166,7 @@ def test_a_load_that_fails_on_bench_touches_no_fleet_and_leaves_bench_well(sandb
     with pytest.raises(ReleaseError):
         finish.run(release, served.environment)
     assert [(entry.key, entry.etag) for prefix in fleets for entry in objects(prefix)] == lay
-    after = pids(sandbox)
+    after = sandbox.triton_pids()
     assert {name for name in before if after[name] != before[name]} == {bench.name}
     assert (told(served, "recycled")[-1]["fleet"], served.state.canary) == ("bench", None)
 
@@ -180,7 +175,7 @@ def test_the_last_replica_that_is_ready_for_a_model_with_weight_is_never_recycle
     sandbox: Sandbox, served: Model
 ) -> None:
     last, other = replicas(served, "blue")
-    before = pids(sandbox)
+    before = sandbox.triton_pids()
     with claimed(served) as step:
         with ReplicaClient(other, served.environment) as client:
             client.unload(served.name)
@@ -199,14 +194,14 @@ def test_the_last_replica_that_is_ready_for_a_model_with_weight_is_never_recycle
         with pytest.raises(RecycleFailed, match="would come back without"):
             recycle(step, "blue", last, "a test asks for it")
         step.prefix("blue").write_config(text or "", step.check)
-    after = pids(sandbox)
+    after = sandbox.triton_pids()
     assert {name for name in before if after[name] != before[name]} == {other.name}
 
 
 def test_a_replica_that_does_not_come_back_is_named_and_no_other_is_ended(
     sandbox: Sandbox, served: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (last, other), before = replicas(served, "blue"), pids(sandbox)
+    (last, other), before = replicas(served, "blue"), sandbox.triton_pids()
     hasty = served.environment.model_copy(update={"load_timeout_s": 2.0})
     monkeypatch.setattr("model_release.steps.recycle._START_S", 2)
     with Clients(served) as clients, claimed(served) as claim:
@@ -216,7 +211,7 @@ def test_a_replica_that_does_not_come_back_is_named_and_no_other_is_ended(
                 recycle(step, "blue", other, "a test asks for it")
             with pytest.raises(RecycleFailed, match=f"{last.name}.*last one of blue"):
                 recycle(step, "blue", last, "a test asks for it")
-    after = pids(sandbox)
+    after = sandbox.triton_pids()
     assert {name for name in before if after[name] != before[name]} == {other.name}
     done = guard.run(served.environment, [served.name])
     assert [each["act"].split(":")[0] for each in done.healed] == [f"{other.name} loaded stable {FIRST} again"]
@@ -224,7 +219,7 @@ def test_a_replica_that_does_not_come_back_is_named_and_no_other_is_ended(
 
 
 def test_a_fleet_at_which_another_models_release_is_at_work_is_left_alone(sandbox: Sandbox, served: Model) -> None:
-    before, busy = pids(sandbox), Model(quick_spec(f"busy_{uuid.uuid4().hex[:8]}"), served.environment)
+    before, busy = sandbox.triton_pids(), Model(quick_spec(f"busy_{uuid.uuid4().hex[:8]}"), served.environment)
     plan.run(busy.build(FIRST), busy.environment, busy.spec)
     file = StateFile(ObjectStore(busy.environment.s3), busy.name)
     phase = {"phase": "benchmark"}
@@ -239,7 +234,7 @@ def test_a_fleet_at_which_another_models_release_is_at_work_is_left_alone(sandbo
             with pytest.raises(RecycleFailed, match=f"a release of {busy.name} is at work on {fleet}"):
                 recycle(step, fleet, replicas(served, fleet)[0], "a test asks for it")
     file.change(lambda state: state.model_copy(update={"canary": None, "claim": None}))
-    assert pids(sandbox) == before
+    assert sandbox.triton_pids() == before
 
 
 def test_one_replica_of_a_fleet_is_down_at_a_time(served: Model, environment: Environment) -> None:

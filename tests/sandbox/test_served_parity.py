@@ -92,7 +92,7 @@ def test_right_answers_pass_and_triton_says_that_it_batched(
     assert sum(size * count for size, count in told.batches.items()) == together
     assert (told.recorded, told.told_apart, told.reason, told.refused_by_queue) == (6, 6, "", 0)
     assert told.worst_of_tolerance < 1
-    assert told.seconds < 20
+    assert told.seconds < 5
 
 
 @pytest.mark.parametrize(

@@ -153,7 +153,7 @@ def test_a_hung_replica_fails_at_the_deadline(tritons: Tritons, pair: tuple[Serv
             prove(fleet, MODEL, VERSION, config, recorded(), TOLERANCE, hasty)
         with pytest.raises(ReplicaUnavailable, match="fleet-1"):
             request_counts(fleet, MODEL, hasty)
-        assert time.monotonic() - began < 15
+        assert time.monotonic() - began < 6
     finally:
         pair[1].process.send_signal(signal.SIGCONT)
     with ReplicaClient(pair[1].replica, tritons.environment) as client:
@@ -203,7 +203,7 @@ def test_a_load_that_hangs_fails_at_its_deadline_and_nothing_else_does(tritons: 
     began = time.monotonic()
     with pytest.raises(LoadFailed, match=r"hanging refused to load endless .*no answer within 1.5 s.*restart"):
         load_everywhere(tritons.fleet(hanging), "endless", VERSION, hasty, unclaimed)
-    assert time.monotonic() - began < 15
+    assert time.monotonic() - began < 3
     assert poison_of(hanging.replica, "endless", hasty) == f"endless version {VERSION} stays LOADING"
     assert poison_of(hanging.replica, MODEL, hasty) is None
     assert proofs(tritons, (hanging,), config)

@@ -14,13 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from sandbox.home import Home
 from sandbox.settings import ROOT
 from tests.sandbox import ensemble_parts
 from tests.sandbox.bad_versions.page import page
-from tests.sandbox.bad_versions.scenes import SCENES, first_version, played
-from tests.sandbox.conftest import WITHOUT, Sandbox, free_base
-from tests.sandbox.releasing import FIRST, QUICK_ENSEMBLE, SECOND, Clients, Model, quick_spec, train_all
+from tests.sandbox.bad_versions.scenes import SCENES, played
+from tests.sandbox.conftest import Sandbox, own_sandbox
+from tests.sandbox.releasing import FIRST, QUICK_ENSEMBLE, SECOND, Clients, Model, quick_spec
 
 
 def main() -> int:
@@ -44,14 +43,11 @@ def main() -> int:
 @contextmanager
 def _production() -> Iterator[tuple[Sandbox, Model, Model, Path]]:
     """A sandbox in which a model is stable on the fleet that the other's next version is deployed to."""
-    with tempfile.TemporaryDirectory() as folder:
+    with own_sandbox() as sandbox, tempfile.TemporaryDirectory() as folder:
         include = Path(folder) / "include"
         include.mkdir()
         sys.path.insert(0, str(include))
-        sandbox = Sandbox(Home(Path(folder) / "home"), free_base())
         try:
-            sandbox.must("up", *WITHOUT)
-            train_all(sandbox.environment)
             hasty = sandbox.environment.model_copy(update={"load_timeout_s": 15.0})
             neighbour = Model(quick_spec(f"neighbour_{uuid.uuid4().hex[:8]}"), hasty)
             bad = Model(ensemble_parts.spec(f"bad_{uuid.uuid4().hex[:8]}", **QUICK_ENSEMBLE), hasty)
@@ -59,10 +55,9 @@ def _production() -> Iterator[tuple[Sandbox, Model, Model, Path]]:
                 neighbour.release(neighbour.build(FIRST))
                 neighbour.release(neighbour.build(SECOND))
             with Clients(bad, ensemble_parts.bodies(), rate_per_s=25):
-                first_version(bad, include)
+                bad.release(ensemble_parts.build(bad, FIRST, include, 1))
             yield sandbox, bad, neighbour, include
         finally:
-            sandbox.run("down")
             sys.path.remove(str(include))
 
 

@@ -18,13 +18,12 @@ from unittest import mock
 from model_release.benchmark import memory
 from model_release.environment import Replica
 from model_release.errors import ReleaseError
-from model_release.identity import Kind, Release
+from model_release.identity import Release
 from model_release.steps import guard
 from model_release.triton.replica import ReplicaClient
-from sandbox.supervisor import Supervisor
 from tests.sandbox import ensemble_parts
 from tests.sandbox.conftest import Sandbox
-from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, await_true
+from tests.sandbox.releasing import SECOND, Clients, Model, await_true
 
 _MODEL = """
 import os
@@ -49,7 +48,7 @@ class TritonPythonModel:
     def answer(self, request):
         {answer}
         texts = pb_utils.get_input_tensor_by_name(request, "text").as_numpy()
-        x = np.array([[len(text), {number}, 1] for text in texts.ravel()], np.float32)
+        x = np.array([[len(text), 2, 1] for text in texts.ravel()], np.float32)
         return pb_utils.InferenceResponse([pb_utils.Tensor("x", {x})])
 """
 #: What the neighbour's replicas are said to have left where a version is to eat it.
@@ -73,7 +72,7 @@ SCENES = [
     Scene("hangs in its load", "no answer within", initialize="time.sleep(3600 if ON_FLEET else 0)"),
     Scene(
         "ends its server at the first request",
-        "triton-",
+        "did not answer",
         answer="os.kill(os.getppid(), signal.SIGKILL) if ON_FLEET else None",
     ),
     Scene(
@@ -102,7 +101,7 @@ class Seen:
 
 def played(scene: Scene, number: int, bad: Model, neighbour: Model, sandbox: Sandbox, include: Path) -> Seen:
     """Release one bad version beside the neighbour, and wait until each replica serves the neighbour again."""
-    seen, before, version = Seen(scene), _pids(sandbox), SECOND + number
+    seen, before, version = Seen(scene), sandbox.triton_pids(), SECOND + number
     stable = bad.state.stable
     release = _written(scene, bad, version, include)
     with Clients(neighbour) as clients, _machines(scene):
@@ -117,10 +116,10 @@ def played(scene: Scene, number: int, bad: Model, neighbour: Model, sandbox: San
         seen.back_s = time.monotonic() - started - seen.seconds
         answered = clients.seen.total()
         await_true(lambda: clients.seen.total() > answered + 100, "clients ask on")
-    seen.restarted = sorted(name for name, pid in _pids(sandbox).items() if before[name] != pid)
+    seen.restarted = sorted(name for name, pid in sandbox.triton_pids().items() if before[name] != pid)
     seen.requests, seen.errors = clients.seen.total(), clients.failed()
-    if clients.failed():
-        seen.problems.append(f"clients of the neighbour saw {clients.failed()} errors: {clients.problems[:3]}")
+    if seen.errors:
+        seen.problems.append(f"clients of the neighbour saw {seen.errors} errors: {clients.problems[:3]}")
     if scene.words not in seen.sentence:
         seen.problems.append(f"its sentence does not say {scene.words!r}")
     if (bad.state.stable, bad.state.canary) != (stable, None):
@@ -128,19 +127,11 @@ def played(scene: Scene, number: int, bad: Model, neighbour: Model, sandbox: San
     return seen
 
 
-def first_version(bad: Model, include: Path) -> None:
-    """Put a sound version of the bad model into production."""
-    ensemble_parts.write_scripts(include, 1)
-    ensemble_parts.put_checkpoint(bad.environment, FIRST)
-    bad.release(Release(bad.name, FIRST, Kind.BUILD, f"run-{FIRST}", by="tests"))
-
-
 def _written(scene: Scene, bad: Model, version: int, include: Path) -> Release:
-    written = ensemble_parts.write_scripts(include, 2)
-    told = {"initialize": scene.initialize, "answer": scene.answer, "x": scene.x, "number": 2}
-    written["start"].write_text(_MODEL.format(**told))
-    ensemble_parts.put_checkpoint(bad.environment, version)
-    return Release(bad.name, version, Kind.BUILD, f"run-{version}", by="tests")
+    release = ensemble_parts.build(bad, version, include, 2)
+    part = include / "start" / "model.py"
+    part.write_text(_MODEL.format(initialize=scene.initialize, answer=scene.answer, x=scene.x))
+    return release
 
 
 @contextmanager
@@ -151,10 +142,6 @@ def _machines(scene: Scene) -> Iterator[None]:
         return
     with mock.patch.object(memory.psutil, "virtual_memory", return_value=SimpleNamespace(available=SMALL_BYTES)):
         yield
-
-
-def _pids(sandbox: Sandbox) -> dict[str, int]:
-    return {name: state.pid for name, state in Supervisor(sandbox.home).states().items() if name.startswith("triton")}
 
 
 def _is_well(neighbour: Model) -> bool:

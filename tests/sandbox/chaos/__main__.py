@@ -9,18 +9,15 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from sandbox.home import Home
 from tests.sandbox.chaos.faults import FaultyS3
 from tests.sandbox.chaos.story import Chaos, Tally
-from tests.sandbox.conftest import WITHOUT, Sandbox, free_base
-from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, quick_spec, train_all
+from tests.sandbox.conftest import own_sandbox
+from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, quick_spec
 
 _MOST = 400
 STEPS = ("plan", "deploy", "shift", "look", "promote", "finish")
@@ -68,18 +65,12 @@ def _say(violation: str) -> None:
 
 @contextmanager
 def _chaos() -> Iterator[Chaos]:
-    with tempfile.TemporaryDirectory() as folder:
-        sandbox = Sandbox(Home(Path(folder)), free_base())
-        try:
-            sandbox.must("up", *WITHOUT)
-            train_all(sandbox.environment)
-            model = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), sandbox.environment)
-            with Clients(model):
-                model.release(model.build(FIRST))
-                model.release(model.build(SECOND))
-            yield Chaos(model)
-        finally:
-            sandbox.run("down")
+    with own_sandbox() as sandbox:
+        model = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), sandbox.environment)
+        with Clients(model):
+            model.release(model.build(FIRST))
+            model.release(model.build(SECOND))
+        yield Chaos(model)
 
 
 def _until_nothing(tally: Tally, instants: range, once: Callable[[int], object]) -> None:

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 
-from sandbox.home import Home
 from sandbox.settings import ROOT
-from tests.sandbox.conftest import WITHOUT, Sandbox, free_base
-from tests.sandbox.releasing import FIRST, Clients, Model, quick_spec, train_all
+from tests.sandbox.conftest import own_sandbox
+from tests.sandbox.releasing import FIRST, Clients, Model, quick_spec
 from tests.sandbox.reload.measure import moves, reloads
 from tests.sandbox.reload.page import failures, page
 
@@ -27,21 +25,15 @@ def main() -> int:
     parser.add_argument("--swaps", type=int, default=3, help="versions that are promoted under load")
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "reload.md", help="the page")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        sandbox = Sandbox(Home(Path(folder)), free_base())
-        try:
-            sandbox.must("up", *WITHOUT)
-            train_all(sandbox.environment)
-            spec = quick_spec(f"digits_{uuid.uuid4().hex[:8]}")
-            # A busy machine sends a stage's requests in its own time: no stage may end for that.
-            patient = spec.canary.model_copy(update={"max_bake_s": 300})
-            model = Model(spec.model_copy(update={"canary": patient}), sandbox.environment)
-            with Clients(model):
-                model.release(model.build(FIRST))
-            reloaded = reloads(model, asked.rounds)
-            moved = moves(model, asked.swaps)
-        finally:
-            sandbox.run("down")
+    with own_sandbox() as sandbox:
+        spec = quick_spec(f"digits_{uuid.uuid4().hex[:8]}")
+        # A busy machine sends a stage's requests in its own time: no stage may end for that.
+        patient = spec.canary.model_copy(update={"max_bake_s": 300})
+        model = Model(spec.model_copy(update={"canary": patient}), sandbox.environment)
+        with Clients(model):
+            model.release(model.build(FIRST))
+        reloaded = reloads(model, asked.rounds)
+        moved = moves(model, asked.swaps)
     asked.out.write_text(page(reloaded, moved), encoding="utf-8")
     print(f"written: {asked.out}")
     missed = failures(reloaded, moved)
