@@ -66,7 +66,8 @@ def on_dag_run_running(dag_run: Any) -> None:
         return
     conf, before = dag_run.conf or {}, Backfill.of(dag_run.conf)
     again = before is not None and before.id == record.id
-    dates = [asked.logical_date for asked in record.backfill_dag_run_associations if asked.logical_date is not None]
+    dates = {asked.logical_date for asked in record.backfill_dag_run_associations if asked.logical_date is not None}
+    dates |= _slots(dag_run, record)
     told = Backfill(
         id=record.id,
         by=record.triggering_user_name,
@@ -77,3 +78,13 @@ def on_dag_run_running(dag_run: Any) -> None:
         clear_number=before.clear_number if before is not None and again else dag_run.clear_number,
     )
     dag_run.conf = {**conf, BACKFILL: asdict(told)}
+
+
+def _slots(dag_run: Any, record: Any) -> set[datetime]:
+    """
+    Return the dates that the schedule has in the backfill's range, as Airflow finds them when it creates its runs.
+
+    On SQLite Airflow commits each run alone: the first may start before the record names the others.
+    """
+    slots = dag_run.get_dag().iter_dagrun_infos_between(record.from_date, record.to_date)
+    return {slot.logical_date for slot in slots if slot.data_interval and slot.data_interval.end <= record.created_at}

@@ -14,8 +14,8 @@ from model_release.errors import AlreadyStable, ClaimHeld, OrderStale
 from model_release.identity import Kind
 
 RESTORE = ["plan", "deploy", "shift 100", "look 100", "promote", "finish"]
-DAY = datetime(2026, 3, 20, tzinfo=UTC)
-VERSION = 20260320000000
+DAY = datetime(2026, 3, 20, 3, tzinfo=UTC)
+VERSION = 20260320030000
 Started = Callable[[Any, Any], None]
 
 
@@ -29,6 +29,7 @@ def of_backfill(
     *dates: datetime,
     conf: dict[str, Any] | None = None,
     not_run: tuple[datetime, ...] = (),
+    not_yet: tuple[datetime, ...] = (),
     cleared: bool = False,
     asked_ago: timedelta = timedelta(0),
     told: bool = True,
@@ -36,7 +37,8 @@ def of_backfill(
     """
     Make the run one of a backfill over these dates, as Airflow's record keeps it, and start it as the scheduler does.
 
-    `not_run` are dates that Airflow leaves as they are. `cleared`: it was started before, and cleared since.
+    `not_run` are dates that Airflow leaves as they are, `not_yet` those whose runs it has still to create. `cleared`:
+    it was started before, and cleared since.
     """
 
     def start(dag_run: Any, session: Any) -> None:
@@ -47,7 +49,7 @@ def of_backfill(
         record = Backfill(
             dag_id=dag_run.dag_id,
             from_date=min(dates),
-            to_date=max(dates),
+            to_date=max([*dates, *not_yet]),
             dag_run_conf=conf,
             created_at=datetime.now(UTC) - asked_ago,
             triggering_user_name="ada",
@@ -128,18 +130,18 @@ def test_of_several_dates_only_the_newest_moves_traffic_and_the_others_say_why(
     run: Run, script: Script, older: int, said: Callable[[], str]
 ) -> None:
     dates = [DAY, DAY + timedelta(days=1), DAY + timedelta(days=2)]
-    script.sealed = {VERSION, 20260321000000, 20260322000000}
+    script.sealed = {VERSION, 20260321030000, 20260322030000}
 
     state, tasks = run(dates[2 - older], started=of_backfill(*dates))
 
     assert (state, script.calls) == ("success", [])
     assert set(tasks.values()) == {"skipped"}
-    assert "asks for 3 dates, and only the newest of them, 2026-03-22 00:00 UTC" in said()
+    assert "asks for 3 dates, and only the newest of them, 2026-03-22 03:00 UTC" in said()
 
     state, _ = run(dates[2], started=of_backfill(*dates))
 
     assert state == "success"
-    assert script.releases[0].version == 20260322000000
+    assert script.releases[0].version == 20260322030000
 
 
 def test_a_newer_date_that_airflow_did_not_run_again_still_is_the_one_that_was_asked(run: Run, script: Script) -> None:
@@ -147,6 +149,16 @@ def test_a_newer_date_that_airflow_did_not_run_again_still_is_the_one_that_was_a
 
     assert (state, script.calls) == ("success", [])
     assert tasks["plan"] == tasks["finish"] == "skipped"
+
+
+def test_a_run_that_starts_before_airflow_has_created_the_newest_dates_run_leaves_it_the_traffic(
+    run: Run, script: Script, said: Callable[[], str]
+) -> None:
+    state, tasks = run(DAY, started=of_backfill(DAY, not_yet=(DAY + timedelta(days=1),)))
+
+    assert (state, script.calls) == ("success", [])
+    assert set(tasks.values()) == {"skipped"}
+    assert "asks for 2 dates, and only the newest of them, 2026-03-21 03:00 UTC" in said()
 
 
 def test_old_conf_that_airflow_keeps_on_the_run_is_not_what_the_backfill_asks(run: Run, script: Script) -> None:
@@ -204,7 +216,7 @@ def test_a_backfill_of_the_version_that_serves_is_skipped_and_says_so(
 
 def test_a_live_canary_beside_the_asked_version_is_no_reason_to_skip(run: Run, script: Script) -> None:
     script.sealed = {VERSION}
-    script.fail("plan", AlreadyStable("echo", VERSION, canary=20260321000000))
+    script.fail("plan", AlreadyStable("echo", VERSION, canary=20260321030000))
 
     state, tasks = run(DAY, started=of_backfill(DAY))
 
@@ -250,12 +262,17 @@ def test_a_second_backfill_of_a_run_counts_its_tries_anew() -> None:
 
     def record(number: int) -> Any:
         asked = [SimpleNamespace(logical_date=DAY)]
-        facts = {"triggering_user_name": None, "created_at": DAY, "dag_run_conf": None}
+        facts = {
+            "triggering_user_name": None,
+            "created_at": DAY,
+            "dag_run_conf": None,
+            "from_date": DAY,
+            "to_date": DAY,
+        }
         return SimpleNamespace(id=number, backfill_dag_run_associations=asked, **facts)
 
-    run = SimpleNamespace(
-        dag_id="release_echo", run_type="backfill", backfill=record(1), conf=None, clear_number=1, logical_date=DAY
-    )
+    dag = SimpleNamespace(iter_dagrun_infos_between=lambda *_: [])
+    run = SimpleNamespace(dag_id="release_echo", run_type="backfill", conf=None, logical_date=DAY, get_dag=lambda: dag)
     seen = []
     for number, clear_number in ((1, 1), (1, 2), (2, 3), (2, 4)):
         run.backfill, run.clear_number = record(number), clear_number
