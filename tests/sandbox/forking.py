@@ -12,7 +12,8 @@ _FORKS = multiprocessing.get_context("forkserver")
 _FORKS.set_forkserver_preload(
     ["model_release.steps.story", "onnxruntime", "tritonclient.grpc", "tests.sandbox.stopping"]
 )
-_END_S = 120
+#: How long the longest of a release's steps may take.
+STEP_S = 120
 
 
 @contextmanager
@@ -30,7 +31,7 @@ def forked(run: Callable[..., None], *given: Any) -> Iterator[tuple[Any, Connect
         ours.close()
 
 
-def received(pipe: Connection, what: object) -> object:
+def received(pipe: Connection, what: object, within_s: float = STEP_S) -> object:
     """Return what the process sends next. Raises EOFError when it is dead."""
-    assert pipe.poll(_END_S), f"nothing was heard of {what} for {_END_S} s"
+    assert pipe.poll(within_s), f"nothing was heard of {what} for {within_s} s"
     return pipe.recv()

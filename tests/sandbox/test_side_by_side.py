@@ -15,11 +15,17 @@ from model_release.traffic import connect
 from tests.sandbox.chaos.killing import Attempt, attempt
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, quick_spec, remove
+from tests.sandbox.shelf import Shelf
+
+#: Each of the two builds, and waits for its turn on bench.
+WHOLE_RELEASE_S = 400
 
 
 @pytest.fixture
-def two(trained: Sandbox) -> Iterator[list[Model]]:
+def two(trained: Sandbox, shelf: Shelf) -> Iterator[list[Model]]:
     made = [Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), trained.environment) for _ in range(2)]
+    for model in made:
+        shelf.seal(model, [FIRST])
     yield made
     for model in made:
         remove(model)
@@ -31,7 +37,8 @@ def unheard(_: Told) -> None:
 
 def released(model: Model, version: int) -> Attempt:
     """Release in a process of its own, as two releases at once always are: torch exports one model at a time."""
-    return attempt(partial(story.run, model.build(version), model.environment, model.spec, unheard))
+    work = partial(story.run, model.build(version), model.environment, model.spec, unheard)
+    return attempt(work, within_s=WHOLE_RELEASE_S)
 
 
 def test_two_models_are_released_at_once_and_the_one_that_goes_back_does_not_touch_the_other(two: list[Model]) -> None:

@@ -28,7 +28,7 @@ from model_release.traffic import envoy
 from model_release.traffic.envoy_admin import EnvoyAdmin
 from model_release.triton import gauges
 from model_release.triton.replica import ReplicaClient
-from tests.sandbox.forking import forked, received
+from tests.sandbox.forking import STEP_S, forked, received
 
 #: Where a step's I/O passes: S3, the router's files and its admin, the replicas, the load generator, the metrics port.
 PORTS: list[tuple[Any, str]] = [
@@ -61,15 +61,17 @@ class Attempt:
     bypasses: list[str] = field(default_factory=list)
 
 
-def attempt(work: Callable[[], Any], *, kill_at: int | None = None, ahead_s: float = 0) -> Attempt:
+def attempt(
+    work: Callable[[], Any], *, kill_at: int | None = None, ahead_s: float = 0, within_s: float = STEP_S
+) -> Attempt:
     """
     Run a step; with `kill_at` it dies before that change (counted from 0), or after its last if it makes just as many.
 
-    `ahead_s` moves the store's clock: what a guard sees that comes so much later.
+    `ahead_s` moves the store's clock: what a guard sees that comes so much later. `within_s` is how long it may take.
     """
     with forked(_run, work, kill_at, ahead_s) as (process, pipe):
         try:
-            told = received(pipe, work)
+            told = received(pipe, work, within_s)
         except EOFError:
             process.join()
             assert process.exitcode == -signal.SIGKILL, f"it died of {process.exitcode}"
