@@ -100,6 +100,23 @@ def validate(
     return report
 
 
+def build_engine(spec: ModelSpec, onnx_path: Path, plan_path: Path, progress: Progress = quiet) -> dict[str, Any]:
+    """
+    Build a TensorRT engine of a proved ONNX file; returns what `export.engine.build_engine` does.
+
+    Raises EngineFailed, ProcessDied.
+    """
+    arguments = {"spec": spec.model_dump(mode="json"), "onnx_path": str(onnx_path), "plan_path": str(plan_path)}
+    found: dict[str, Any] = call_isolated(
+        "model_release.export.engine:build_in_child",
+        arguments,
+        what=f"build the engine of {spec.name}",
+        writable=plan_path.parent,
+        progress=progress,
+    )
+    return found
+
+
 def _export(spec: ModelSpec, fetched: FetchedCheckpoint, path: Path, version: int, progress: Progress) -> list[Path]:
     from model_release.export import export_onnx
 

@@ -141,7 +141,11 @@ def test_every_problem_is_said_at_once() -> None:
             {"backend": "pytorch"},
             "pytorch serves a checkpoint of the format torchscript as it is, this is a state_dict",
         ),
-        ({"backend": "tensorrt"}, "backend 'tensorrt' is not released yet: .* name tensorrt in accelerators"),
+        ({"backend": "tensorrt"}, "backend tensorrt needs instance_group.kind: gpu, this is cpu"),
+        (
+            {"backend": "tensorrt", "instance_group": {"kind": "gpu"}, "max_batch_size": 0},
+            "backend tensorrt needs max_batch_size of 1 or more",
+        ),
         ({"sequence_batching": {}}, "sequence_batching is not released: a canary sends each request to either version"),
         ({"decoupled": True}, "decoupled is not released: a canary judges one answer a request"),
         ({"max_batch_size": 0, "dynamic_batching": {"preserve_ordering": True}}, "preserve_ordering needs batching"),

@@ -116,10 +116,12 @@ def test_steps_that_wait_for_each_other_are_a_cycle() -> None:
         ModelSpec.model_validate(values)
 
 
-def test_an_ensemble_takes_no_program_and_no_other_ensemble_for_a_part() -> None:
+def test_an_ensemble_takes_no_program_no_engine_and_no_other_ensemble_for_a_part() -> None:
     program = {"format": "torchscript", "checkpoint": "s3://x/model.pt", "allow_code": True, "sha256": "a" * 64}
     with pytest.raises(ValueError, match="whose checkpoint is a program"):
         ensembles.whole({"source": program})
+    with pytest.raises(ValueError, match="of the backend tensorrt, and a part is served as its ONNX file"):
+        ensembles.whole({"serving": {"backend": "tensorrt", "instance_group": {"kind": "gpu"}}})
 
     values = ensembles.values()
     values["serving"]["ensemble"]["parts"]["model"]["spec"] = ensembles.whole().model_dump(mode="json")

@@ -43,7 +43,7 @@ def export(
     with TemporaryDirectory() as folder, output.progress() as progress:
         progress(f"fetching {uri}")
         fetched = fetch_checkpoint(spec, uri, _environment(output, [uri]), Path(folder))
-        files = build.export(spec, fetched, out / spec.serving.model_file, version=version, progress=progress)
+        files = build.export(spec, fetched, out / spec.serving.exported_file, version=version, progress=progress)
     size_bytes = sum(file.stat().st_size for file in files)
     output.say(f"wrote {', '.join(map(str, files))} ({size_bytes / _MB:.1f} MB) from {uri} (sha256 {fetched.sha256})")
     output.say(f"prove it: model-release validate {name} --onnx {files[0]} --checkpoint {checkpoint}")

@@ -19,6 +19,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   ├── FactoryFailed
     │   ├── ModelRefusesInputs
     │   ├── ProviderMissing      an execution provider that the spec names is not on this machine
+    │   ├── TensorRTMissing      an engine is to be built on a worker without TensorRT, or without a GPU
     │   ├── SamplesUnusable
     │   └── LookUnusable
     ├── Unavailable              an outside system did not answer; a retry may help
@@ -53,6 +54,7 @@ Every error of the library, as classes that take facts and build the sentence.
     │   └── RouteTakenOver
     └── Failed                   a check did not pass
         ├── ExportFailed
+        ├── EngineFailed         TensorRT builds none of the ONNX file
         ├── ParityFailed
         │   ├── OnnxUnusable
         │   │   └── TorchScriptUnusable  a model.pt that the pytorch backend would not take
@@ -106,6 +108,7 @@ from model_release.errors.bad_input import (
     SignerMissing,
     SigningKeyUnusable,
     StoreLacksVerb,
+    TensorRTMissing,
     TensorsDoNotMatch,
     UnknownModel,
 )
@@ -140,6 +143,7 @@ from model_release.errors.proof import (
     AccuracyTooLow,
     BatchDependent,
     EmbeddingMoved,
+    EngineFailed,
     ExportFailed,
     NotDeterministic,
     NotFinite,
@@ -209,6 +213,7 @@ __all__ = [
     "DigestDiffers",
     "DoesNotFit",
     "EmbeddingMoved",
+    "EngineFailed",
     "ExportFailed",
     "FactoryFailed",
     "Failed",
@@ -258,6 +263,7 @@ __all__ = [
     "StoreLacksVerb",
     "StoreUnavailable",
     "Superseded",
+    "TensorRTMissing",
     "TensorsDoNotMatch",
     "TooManyReleases",
     "TorchScriptUnusable",

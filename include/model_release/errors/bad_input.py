@@ -186,6 +186,18 @@ class ProviderMissing(BadInput):
         )
 
 
+class TensorRTMissing(BadInput):
+    """An engine is to be built where it can't be."""
+
+    def __init__(self, model: str, what: str) -> None:
+        super().__init__(
+            f"{model} has serving.backend: tensorrt, and {what} is not here. An engine is built where the GPU and "
+            "TensorRT of the fleets are: run validate on such a worker, with the version of the package tensorrt that "
+            "Triton's image has; or leave backend out and name tensorrt in serving.accelerators, and each replica "
+            "builds its own."
+        )
+
+
 class SamplesUnusable(BadInput):
     """An .npz of samples or of a golden set does not fit the spec."""
 

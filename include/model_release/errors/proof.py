@@ -12,6 +12,16 @@ class ExportFailed(Failed):
         super().__init__(f"{model} does not export to ONNX: {why}." + (f" {hint}" if hint else ""))
 
 
+class EngineFailed(Failed):
+    """TensorRT builds no engine of the ONNX file."""
+
+    def __init__(self, model: str, why: str) -> None:
+        super().__init__(
+            f"TensorRT builds no engine of {model}: {why}. Change the model, or serve its ONNX file: leave "
+            "serving.backend out."
+        )
+
+
 class ParityFailed(Failed):
     """The ONNX file answers differently from the PyTorch model."""
 

@@ -84,7 +84,16 @@ def describe(path: Path) -> FileEntry:
 def tool_versions() -> dict[str, str]:
     """Return the versions of the packages that made the files."""
     found = {}
-    for package in ("torch", "onnx", "onnxscript", "onnxruntime-gpu", "model-release"):
+    for package in (
+        "torch",
+        "onnx",
+        "onnxscript",
+        "onnxruntime-gpu",
+        "tensorrt",
+        "tensorrt-cu12",
+        "tensorrt-cu13",
+        "model-release",
+    ):
         try:
             found[package] = version(package)
         except PackageNotFoundError:

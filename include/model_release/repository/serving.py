@@ -28,6 +28,8 @@ MODEL_FILE = "model.onnx"
 MODEL_DATA = "model.onnx.data"
 #: What the pytorch backend serves.
 TORCHSCRIPT_FILE = "model.pt"
+#: What the tensorrt backend serves, in place of the ONNX file that it was built of.
+ENGINE_FILE = "model.plan"
 WARMUP = "warmup/"
 #: In the archive, the folder with a folder for each part of an ensemble.
 PARTS = "parts/"
@@ -142,11 +144,12 @@ class ServingPrefix:
         version = f"{self._root}{manifest.version}/"
         if PART_MODEL_FILE in names:
             return {name: version + name for name in names if name != CONFIG}
-        inner = version + (f"{MODEL_FILE}/" if MODEL_DATA in names else "")
+        served = (ENGINE_FILE,) if ENGINE_FILE in names else (MODEL_FILE, MODEL_DATA, TORCHSCRIPT_FILE)
+        inner = version + (f"{MODEL_FILE}/" if MODEL_DATA in names and MODEL_DATA in served else "")
         return {
             name: (self._root if name.startswith(WARMUP) else inner) + name
             for name in names
-            if name in (MODEL_FILE, MODEL_DATA, TORCHSCRIPT_FILE) or name.startswith(WARMUP)
+            if name in served or name.startswith(WARMUP)
         }
 
     def reserve(self, text: str, check: Callable[[], None]) -> None:

@@ -9,8 +9,8 @@ from pydantic import BeforeValidator, Field, StringConstraints, model_validator
 from model_release.spec.ensemble import Ensemble
 from model_release.spec.section import Section
 
-#: The file that each backend serves, of the backends that a release makes one for.
-_MODEL_FILES = {"onnxruntime": "model.onnx", "pytorch": "model.pt"}
+#: The file that each backend serves.
+_MODEL_FILES = {"onnxruntime": "model.onnx", "pytorch": "model.pt", "tensorrt": "model.plan"}
 #: What Triton's schema has, and a release does not: the key, and why.
 _NOT_RELEASED = {
     "sequence_batching": "a canary sends each request to either version, so a sequence would lose its state on the way",
@@ -132,6 +132,11 @@ class Serving(Section):
         return _MODEL_FILES[self.backend]
 
     @property
+    def exported_file(self) -> str:
+        """The file that `export` makes and `validate` proves; an engine is built of it once it is proved."""
+        return _MODEL_FILES["onnxruntime" if self.backend == "tensorrt" else self.backend]
+
+    @property
     def batching(self) -> bool:
         """Whether Triton may put the requests of several clients into one batch."""
         return self.max_batch_size > 0
@@ -161,12 +166,14 @@ class Serving(Section):
         return self
 
     @model_validator(mode="after")
-    def _backend_is_made(self) -> Serving:
-        if self.backend not in _MODEL_FILES:
-            message = (
-                f"backend {self.backend!r} is not released yet: an engine belongs to the one kind of GPU that it was "
-                "built on. Leave backend out, and name tensorrt in accelerators: each replica then builds its own"
-            )
+    def _an_engine_has_its_gpu_and_its_batches(self) -> Serving:
+        if self.backend != "tensorrt":
+            return self
+        if self.instance_group.kind != "gpu":
+            message = f"backend tensorrt needs instance_group.kind: gpu, this is {self.instance_group.kind}"
+            raise ValueError(message)
+        if not self.batching:
+            message = "backend tensorrt needs max_batch_size of 1 or more: an engine is built for a range of batches"
             raise ValueError(message)
         return self
 

@@ -38,7 +38,7 @@ def _stable(step: Step, folder: Path, part: str) -> parity.StableVersion | None:
         return None  # stable's version has no such part
     place = folder / "stable"
     place.mkdir()
-    served = own.serving.model_file
+    served = own.serving.exported_file
     for name in (served, MODEL_DATA):
         if folder_of_part(part) + name in manifest.files:
             step.archive.read_sealed(manifest, folder_of_part(part) + name, place / name)

@@ -35,7 +35,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             if sealed.source.sha256 != fetched.sha256:
                 raise VersionTaken(release.model, release.version, sealed.source.sha256, fetched.sha256)
             return {"already_sealed": True, "source": source}
-        path = Path(folder) / step.spec.serving.model_file
+        path = Path(folder) / step.spec.serving.exported_file
         files = build.export(step.spec, fetched, path, version=release.version, progress=log.info)
         entries = {
             file.name: step.archive.write(release.version, "base", file.name, file, step.check) for file in files

@@ -10,6 +10,7 @@ from typing import Any
 from model_release import build
 from model_release.build import RECORDED
 from model_release.environment import Environment
+from model_release.export.engine import require_tensorrt
 from model_release.identity import Release
 from model_release.intake import fetch_checkpoint
 from model_release.repository.serving import MODEL_DATA
@@ -19,6 +20,8 @@ from model_release.steps.against import against
 from model_release.steps.context import Step, begin
 from model_release.steps.proofs import write_report, write_warmup
 
+TENSORRT = "tensorrt"
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +30,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     Prove the exported file, and record samples with their reference answers.
 
     The report goes into the archive whether the proof held or not. Raises ParityFailed, AccuracyTooLow,
-    EmbeddingMoved, SamplesUnusable, ProviderMissing, PartFails, and what loading the checkpoint raises.
+    EmbeddingMoved, SamplesUnusable, ProviderMissing, PartFails, and what loading the checkpoint raises; for the backend
+    tensorrt TensorRTMissing, EngineFailed.
     """
     with begin(release, environment, "validate") as step, TemporaryDirectory() as name:
         if step.archive.sealed(release.version) is not None:
@@ -35,6 +39,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         folder, spec = Path(name), step.spec
         if spec.serving.ensemble is not None:
             return ensemble.validate(step, folder)
+        if spec.serving.backend == TENSORRT:
+            require_tensorrt(spec)
         fetched = fetch_checkpoint(spec, step.running.checkpoint, environment, folder)
         onnx = _downloaded(step, folder)
         report = build.validate(
@@ -50,13 +56,23 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         report.raise_for_failure()
         step.archive.write(release.version, "base", RECORDED, folder / RECORDED, step.check)
         write_warmup(step, spec, folder)
+        if spec.serving.backend == TENSORRT:
+            _write_engine(step, onnx, folder)
         step.event("validated", parity=report.summary())
         return {"already_sealed": False, "parity": report.summary()}
 
 
+def _write_engine(step: Step, onnx: Path, folder: Path) -> None:
+    """Build the engine of the file that was just proved; bench's served parity proves the engine."""
+    plan = folder / step.spec.serving.model_file
+    built = build.build_engine(step.spec, onnx, plan, progress=log.info)
+    entry = step.archive.write(step.release.version, "base", plan.name, plan, step.check)
+    step.event("engine_built", sha256=entry.sha256, **built)
+
+
 def _downloaded(step: Step, folder: Path) -> Path:
     """Read back what export wrote; which files belong to the graph, the graph itself says."""
-    served = step.spec.serving.model_file
+    served = step.spec.serving.exported_file
     path = step.archive.read(step.release.version, "base", served, folder / served)
     try:
         step.archive.read(step.release.version, "base", MODEL_DATA, folder / MODEL_DATA)

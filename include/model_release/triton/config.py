@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from model_release.errors import BadModelConfig
 from model_release.spec import ModelSpec
-from model_release.triton import onnxruntime, pytorch, raw, rules, sections
+from model_release.triton import onnxruntime, pytorch, raw, rules, sections, tensorrt
 from model_release.triton.text import CONFIG_FILE, RELEASE_DIGEST, disabled, naming, parse, release_digest, render
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ def build_config(spec: ModelSpec, version: int, tuning: Tuning | None = None) ->
     from tritonclient.grpc import model_config_pb2 as pb
 
     tuning = tuning or Tuning.from_spec(spec)
-    _refuse(spec, [*_of_tuning(spec, tuning), *onnxruntime.problems_of(spec.serving), *pytorch.problems_of(spec)])
+    of_backend = [*onnxruntime.problems_of(spec.serving), *pytorch.problems_of(spec), *tensorrt.problems_of(spec)]
+    _refuse(spec, [*_of_tuning(spec, tuning), *of_backend])
     serving = spec.serving
     max_batch_size = serving.max_batch_size if tuning.max_batch_size is None else tuning.max_batch_size
     config = pb.ModelConfig(name=spec.name, backend=serving.backend, max_batch_size=max_batch_size)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from model_release.triton import onnxruntime, pytorch
+from model_release.triton import onnxruntime, pytorch, tensorrt
 from model_release.triton.text import RELEASE_DIGEST
 
 if TYPE_CHECKING:
@@ -40,7 +40,11 @@ _REFUSED = {
     "model_repository_agents": "an agent may change the files that were sealed, as they are loaded",
     "response_cache": "use serving.response_cache",
 }
-_PARAMETERS = {"onnxruntime": onnxruntime.PARAMETERS, "pytorch": pytorch.PARAMETERS}
+_PARAMETERS = {
+    "onnxruntime": onnxruntime.PARAMETERS,
+    "pytorch": pytorch.PARAMETERS,
+    "tensorrt": tensorrt.PARAMETERS,
+}
 #: Of the one instance group; all else of it is serving.instance_group's.
 _OF_INSTANCE_GROUP = ("host_policy", "profile", "secondary_devices")
 
