@@ -16,7 +16,7 @@ EVERY ?= 1
 # A file's tests share what they set up, so they stay in one process.
 TWO := --numprocesses 2 --dist loadfile
 
-.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-race show-publish show-reload show-fleet show-backfill show-parse show-batching show-tuner show-router show-repeatability test test-fast lint format lock clean
+.PHONY: help install up down status logs demo demo-rollback show-overhead show-exports show-gates show-chaos show-canary show-race show-publish show-reload show-fleet show-backfill show-parse show-batching show-tuner show-router show-repeatability test test-fast lint format lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "%-19s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -74,6 +74,9 @@ show-exports: install ## real architectures exported and proved, and what is ref
 
 show-chaos: install ## a release killed at every instant, its S3 failing at every request (an hour or more; EVERY=9 is a ninth)
 	@$(BIN)/python -m tests.sandbox.chaos --every $(EVERY)
+
+show-canary: install ## a canary under live traffic: errors, slowness, kills, an outage of the metrics, a hang: docs/canary.md (20 minutes)
+	@$(BIN)/python -m tests.sandbox.canary
 
 show-publish: up ## sealing 1 GB against `aws s3 cp` of the same files, and the bytes of a deploy
 	@$(BIN)/python -m sandbox.show_publish

@@ -120,11 +120,17 @@ def replica_environment(
         "AWS_EC2_METADATA_DISABLED": "true",
         "TRITON_AWS_MOUNT_DIRECTORY": str(temp_dir.absolute()),
         "TMPDIR": str(temp_dir.absolute()),
+        "SANDBOX_FAULTS": str(faults_file(temp_dir.parent)),
         "OMP_NUM_THREADS": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "PYTHONDONTWRITEBYTECODE": "1",
         "SANDBOX_TORCH_PACKAGES": str(_torch_packages()),
     }
+
+
+def faults_file(folder: Path) -> Path:
+    """Return the file in the replicas' folder that says which versions are to suffer what; mostly there is none."""
+    return folder.absolute() / "faults.json"
 
 
 def perf_analyzer_command(venv: Path, folder: Path) -> list[str]:

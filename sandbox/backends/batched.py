@@ -2,11 +2,18 @@
 What the Python-based backends of the sandbox share: Triton's batch is run as one, and each request gets its rows.
 
 A copy lies beside each backend's model.py, which is all that Triton's Python stub finds.
+
+A version can be made to suffer: the file that SANDBOX_FAULTS names maps `model/version` to {error_share, wrong_share,
+delay_ms, hang}, and is looked at before each batch. Without that file nothing is different.
 """
 
 from __future__ import annotations
 
 import json
+import os
+import random
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +29,7 @@ class BatchedModel:
     def configure(self, args: dict[str, str]) -> dict[str, Any]:
         """Read the config, which is returned; an instance on a GPU is refused."""
         config: dict[str, Any] = json.loads(args["model_config"])
+        self._name = f"{args['model_name']}/{args['model_version']}"
         if args["model_instance_kind"] == "GPU":
             message = f"instance of {args['model_name']} wants KIND_GPU; this server has no GPU"
             raise pb_utils.TritonModelException(message)
@@ -36,16 +44,25 @@ class BatchedModel:
 
     def execute(self, requests: list[Any]) -> list[Any]:
         """Run the requests that Triton batched as one, and give each its rows."""
-        try:
-            return self._answer(requests)
-        except Exception as error:
-            # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
-            failed = [pb_utils.TritonError(f"{self.called} error: {error}") for _ in requests]
-            return [pb_utils.InferenceResponse(error=each) for each in failed]
-
-    def _answer(self, requests: list[Any]) -> list[Any]:
         if not self.batching and len(requests) > 1:
             return [self.execute([request])[0] for request in requests]
+        fault = _fault(self._name)
+        while fault.get("hang"):
+            time.sleep(0.05)
+            fault = _fault(self._name)
+        time.sleep(fault.get("delay_ms", 0) / 1000)
+        try:
+            responses = self._answer(requests, fault.get("wrong_share", 0))
+            share = fault.get("error_share", 0)
+            return [self._failed("a fault") if random.random() < share else each for each in responses]
+        except Exception as error:
+            # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
+            return [self._failed(error) for _ in requests]
+
+    def _failed(self, why: object) -> Any:
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.called} error: {why}"))
+
+    def _answer(self, requests: list[Any], wrong_share: float) -> list[Any]:
         feed, rows = {}, [1] * len(requests)
         for tensor in self.inputs:
             arrays = [self._array(request, tensor["name"]) for request in requests]
@@ -58,6 +75,8 @@ class BatchedModel:
                 if len(result) != sum(rows):
                     message = f"output {name!r} has {len(result)} rows for {sum(rows)} rows of input"
                     raise ValueError(message)
+        if wrong_share:
+            results = {name: _mistaken(result, wrong_share) for name, result in results.items()}
         ends = np.cumsum(rows)
         return [
             self._response(request, results, slice(end - n, end) if self.batching else slice(None))
@@ -80,3 +99,18 @@ class BatchedModel:
             part = result[rows] if rows != slice(None) else result
             tensors.append(pb_utils.Tensor(name, np.ascontiguousarray(part)))
         return pb_utils.InferenceResponse(output_tensors=tensors)
+
+
+def _mistaken(result: np.ndarray[Any, Any], share: float) -> np.ndarray[Any, Any]:
+    """Return answers of which a share is off by one place."""
+    chosen = np.random.random(len(result)) < share
+    return np.where(chosen.reshape(-1, *[1] * (result.ndim - 1)), np.roll(result, 1, axis=-1), result)
+
+
+def _fault(name: str) -> dict[str, Any]:
+    """Return what a version is to suffer now."""
+    try:
+        faults: dict[str, dict[str, Any]] = json.loads(Path(os.environ["SANDBOX_FAULTS"]).read_text())
+    except (KeyError, OSError, ValueError):
+        return {}
+    return faults.get(name, {})

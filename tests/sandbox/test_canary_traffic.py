@@ -15,6 +15,7 @@ from model_release.ledger.state import State
 from model_release.repository.store import ObjectStore
 from model_release.spec import Shadow
 from model_release.steps import benchmark, deploy, export, plan, publish, roll_back, shift, validate, watch
+from model_release.steps.ease_back import ready_replicas
 from model_release.traffic import connect
 from sandbox.supervisor import Supervisor
 from tests.sandbox.conftest import Sandbox
@@ -59,6 +60,13 @@ def test_killed_replicas_of_the_canary_cost_no_client_an_answer_and_a_dead_canar
     assert canary is not None
     replicas = [replica.name for replica in model.environment.pairs["default"].fleet(canary.fleet).replicas]
 
+    route = connect(model.environment).read(model.name)
+    assert route is not None
+    assert {fleet: ready_replicas(route, fleet, model.environment) for fleet in ("blue", "green")} == {
+        "blue": 2,
+        "green": 2,
+    }
+
     def errors() -> int:
         return connect(model.environment).counters(model.name, "default")[canary.fleet].errors
 
@@ -73,6 +81,7 @@ def test_killed_replicas_of_the_canary_cost_no_client_an_answer_and_a_dead_canar
             before = errors()
             await_true(lambda before=before: errors() > before, "the killed replica is asked and counted")
             kill(trained, *replicas)
+            assert ready_replicas(route, canary.fleet, model.environment) < 2
             began = time.monotonic()
             look = watch.look(second, model.environment, stage)
             took_s = time.monotonic() - began

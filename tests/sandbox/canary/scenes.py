@@ -1,0 +1,289 @@
+"""
+Scenes of a canary under live traffic: what befalls it, and what came of it.
+
+Each is a release of its own from plan to deploy; then its stages are shifted and looked at as a release does, while
+clients ask all the time and the scene's fault is let in.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from threading import Thread
+from typing import Any
+
+from model_release.environment import Environment
+from model_release.gates.bystanders import quantile_ms
+from model_release.identity import Release
+from model_release.spec import AccuracyGate, ErrorRateGate, LatencyGate, ModelSpec
+from model_release.steps import deploy, export, plan, publish, roll_back, shift, validate, watch
+from model_release.traffic import connect
+from sandbox.supervisor import Supervisor
+from sandbox.triton import faults_file
+from tests.sandbox.canary.relay import Relay
+from tests.sandbox.conftest import Sandbox
+from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+
+RATE_PER_S = 150.0
+LOOK_S = 1.0
+_FIRST_OF_SCENES = 20260201000000
+Fault = Callable[["Live"], None]
+
+
+def live_spec(name: str) -> ModelSpec:
+    """The example with the gates' own margins of a small canary, and bakes of seconds."""
+    spec = quick_spec(name)
+    gates = [
+        ErrorRateGate(name="errors", kind="error_rate", margin=0.05),
+        LatencyGate(name="latency", kind="latency", slower_than=1.5, margin=0.2),
+        AccuracyGate(name="accuracy", kind="accuracy", allowed_drop=0.02, margin=0.05, requests_per_look=32),
+    ]
+    timing = {"warmup_s": 3, "min_bake_s": 10, "max_bake_s": 60, "look_interval_s": LOOK_S, "hold_s": 0}
+    canary = spec.canary.model_copy(update={**timing, "gates": gates, "min_requests": 100, "stages": [10, 50, 100]})
+    return spec.model_copy(update={"canary": canary})
+
+
+@dataclass(frozen=True)
+class Scene:
+    """What befalls the canary at a stage, and what may come of it."""
+
+    key: str
+    what: str
+    fault: Fault | None
+    expected: tuple[str, ...]
+    """Verdicts that are right; `none` while nothing is decided."""
+    stage: int = 10
+    traffic: bool = True
+    longest_s: float = 60.0
+    """How long the stage is looked at."""
+
+
+@dataclass
+class Told:
+    """What came of a scene; seconds are from the fault, None where there was no such thing."""
+
+    scene: Scene
+    verdict: str
+    reason: str
+    verdict_after_s: float | None
+    no_weight_after_s: float | None
+    weight_0_after_s: float | None
+    canary_requests: int
+    canary_errors: int
+    client_requests: int
+    client_errors: int
+
+    @property
+    def right(self) -> bool:
+        """Whether the verdict is one that is right, and no client saw an error that both arms did not have."""
+        return self.verdict in self.scene.expected and (self.client_errors == 0 or self.scene.key == "h")
+
+
+@dataclass
+class Live:
+    """A canary at its stage."""
+
+    sandbox: Sandbox
+    model: Model
+    release: Release
+    relay: Relay
+    pending: list[Thread] = field(default_factory=list)
+
+    @property
+    def fleet(self) -> str:
+        """The canary's fleet."""
+        canary = self.model.state.canary
+        assert canary is not None
+        return canary.fleet
+
+    def suffer(self, canary: Mapping[str, Any], stable: Mapping[str, Any] | None = None) -> None:
+        """Let a version of the model suffer something from now on; nothing is the end of it."""
+        state = self.model.state
+        versions = {self.release.version: canary, state.stable.version if state.stable else 0: stable or {}}
+        path = faults_file(self.sandbox.home.triton / "models")
+        fresh = path.with_suffix(".new")
+        fresh.write_text(json.dumps({f"{self.model.name}/{version}": fault for version, fault in versions.items()}))
+        fresh.replace(path)
+
+    def slow_down(self, factor: float) -> None:
+        """Let the canary take so many times as long as half of stable's requests do."""
+        stable = self.model.state.stable
+        assert stable is not None
+        counters = connect(self.model.environment).counters(self.model.name, "default")
+        usual_ms = quantile_ms(counters[stable.fleet].latency_buckets, 0.5) or 0.0
+        self.suffer({"delay_ms": (factor - 1) * usual_ms})
+
+    def kill(self, *, every: bool) -> None:
+        """End one or all of the canary's replicas; supervisord starts them again."""
+        supervisor = Supervisor(self.sandbox.home)
+        for replica in self.model.environment.pairs["default"].fleet(self.fleet).replicas[: None if every else 1]:
+            pid = supervisor.state(replica.name).pid
+            if pid > 0:
+                os.kill(pid, signal.SIGKILL)
+
+    def for_a_while(self, seconds: float, end: Callable[[], object]) -> None:
+        """End something later on, beside the looks."""
+        thread = Thread(target=lambda: (time.sleep(seconds), end()), daemon=True)
+        thread.start()
+        self.pending.append(thread)
+
+
+def scenes() -> list[Scene]:
+    """Return every scene, in the order in which the page tells them."""
+    bad, good = ("rollback",), ("advance",)
+    either = ("advance", "rollback", "none")
+    return [
+        Scene("a", "healthy, through 10, 50 and 100 %", None, good, stage=100, longest_s=90),
+        Scene("b", "3 % of its answers are errors", lambda live: live.suffer({"error_share": 0.03}), bad),
+        Scene("c", "twice stable's latency", lambda live: live.slow_down(2), bad),
+        Scene("d1", "one of its two replicas is killed at 10 %", lambda live: live.kill(every=False), either),
+        Scene("d2", "one of its two replicas is killed at 50 %", lambda live: live.kill(every=False), either, stage=50),
+        Scene("d3", "all of its replicas are killed at 10 %", lambda live: live.kill(every=True), either),
+        Scene("d4", "all of its replicas are killed at 50 %", lambda live: live.kill(every=True), either, stage=50),
+        Scene("e", "the metrics source is down for 30 s", _metrics_down, good, longest_s=90),
+        Scene("f", "no traffic", None, ("none",), traffic=False, longest_s=20),
+        Scene(
+            "g",
+            "a third of its answers are wrong, as fast as ever",
+            lambda live: live.suffer({"wrong_share": 0.33}),
+            bad,
+        ),
+        Scene("h", "20 % errors and 30 ms more on both arms for 15 s", _shared, ("advance", "none")),
+        Scene("i", "its model hangs, and its replicas stay READY", lambda live: live.suffer({"hang": True}), bad),
+    ]
+
+
+def _metrics_down(live: Live) -> None:
+    live.relay.close()
+    live.for_a_while(30, live.relay.open)
+
+
+def _shared(live: Live) -> None:
+    incident = {"error_share": 0.2, "delay_ms": 30}
+    live.suffer(incident, incident)
+    live.for_a_while(15, lambda: live.suffer({}))
+
+
+@contextmanager
+def stage_of(sandbox: Sandbox, name: str, relay: Relay) -> Iterator[Model]:
+    """A model whose first version is stable; what is left of it goes afterwards."""
+    environment = through(relay, sandbox.environment)
+    model = Model(live_spec(name), sandbox.environment)
+    model.spec = quick_spec(name)
+    with Clients(model):
+        model.release(model.build(FIRST))
+    model.spec, model.environment = live_spec(name), environment
+    try:
+        yield model
+    finally:
+        faults_file(sandbox.home.triton / "models").unlink(missing_ok=True)
+        remove(model)
+
+
+def through(relay: Relay, environment: Environment) -> Environment:
+    """Return the environment whose router is asked through the relay."""
+    return environment.model_copy(update={"router": environment.router.model_copy(update={"admin": [relay.address]})})
+
+
+def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
+    """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
+    version = _FIRST_OF_SCENES + number
+    release = model.build(version, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
+    plan.run(release, model.environment, model.spec)
+    for step in (export, validate, publish, deploy):
+        step.run(release, model.environment)
+    live = Live(sandbox, model, release, relay)
+    counted = connect(model.environment).counters(model.name, "default")[live.fleet]
+    fleet = live.fleet
+    with Clients(model, rate_per_s=RATE_PER_S) if scene.traffic else nullcontext() as clients:
+        decided, began, first_zero = _stages(scene, live)
+        verdict_after_s = time.monotonic() - began if decided["action"] else None
+        undone = _go_back(live)
+        after = connect(model.environment).counters(model.name, "default")[fleet]
+        client_errors, client_requests = (clients.failed(), clients.seen.total()) if clients else (0, 0)
+    for thread in live.pending:
+        thread.join()
+    live_faults = faults_file(sandbox.home.triton / "models")
+    live_faults.unlink(missing_ok=True)
+    return Told(
+        scene,
+        verdict=decided["action"] or "none",
+        reason=decided["reason"],
+        verdict_after_s=verdict_after_s,
+        no_weight_after_s=first_zero,
+        weight_0_after_s=undone,
+        canary_requests=after.requests - counted.requests,
+        canary_errors=after.errors - counted.errors,
+        client_requests=client_requests,
+        client_errors=client_errors,
+    )
+
+
+def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float | None]:
+    """Go through the stages; returns the last look, when the fault came, and when the weight was withdrawn after it."""
+    began, first_zero = time.monotonic(), None
+    decided: dict[str, Any] = {"action": None, "reason": ""}
+    for stage in [each for each in live.model.spec.canary.stages if each <= scene.stage]:
+        shift.run(live.release, live.model.environment, stage)
+        if stage == scene.stage and scene.fault is not None:
+            time.sleep(5)  # a few healthy looks' worth of traffic before it
+            watch.look(live.release, live.model.environment, stage)
+            began = time.monotonic()
+            scene.fault(live)
+        deadline = time.monotonic() + scene.longest_s
+        while decided["action"] is None and time.monotonic() < deadline:
+            started = time.monotonic()
+            decided = watch.look(live.release, live.model.environment, stage)
+            if first_zero is None and getattr(live.model.state.weights.intent, live.fleet) == 0:
+                first_zero = time.monotonic() - began
+            time.sleep(max(0.0, LOOK_S - (time.monotonic() - started)))
+        if decided["action"] != "advance" or stage == scene.stage:
+            break
+        decided = {"action": None, "reason": ""}
+    return decided, began, first_zero
+
+
+def _go_back(live: Live) -> float | None:
+    """Roll back as the release would; a model that hangs does so until its weight is 0, or nothing could unload it."""
+    model, fleet = live.model, live.fleet
+    done: list[dict[str, Any]] = []
+    back = Thread(target=lambda: done.append(roll_back.run(live.release, model.environment, "the scene is over")))
+    live.relay.open()
+    back.start()
+
+    def is_back() -> bool:
+        route = connect(model.environment).read(model.name)
+        return route is not None and route.weights[fleet] == 0
+
+    await_true(is_back, "the traffic is back")
+    time.sleep(2)
+    live.suffer({})
+    back.join()
+    return float(done[0]["weight_0_after_s"]) if done and done[0]["rolled_back"] else None
+
+
+def shares_of(model: Model, *, requests: int = 2000) -> dict[int, tuple[int, int]]:
+    """Return, by weight, how many requests clients sent and how many of them the canary answered."""
+    release = model.build(_FIRST_OF_SCENES + 999, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
+    plan.run(release, model.environment, model.spec)
+    for step in (export, validate, publish, deploy):
+        step.run(release, model.environment)
+    router, seen = connect(model.environment), {}
+    deployed = router.read(model.name)
+    assert deployed is not None
+    stable, canary = str(deployed.stable), str(deployed.canary)
+    for percent in (10, 50):
+        shared = replace(deployed, weights={stable: 100 - percent, canary: percent})
+        router.set(shared)
+        router.confirm(shared, 15)
+        with Clients(model, rate_per_s=400) as clients:
+            await_true(lambda clients=clients: clients.seen.total() > requests, "clients ask", 120)
+        by_version = clients.by_version()
+        seen[percent] = (sum(by_version.values()), by_version.get(str(release.version), 0))
+    roll_back.run(release, model.environment, "the scene is over")
+    return seen
