@@ -17,7 +17,7 @@ from sandbox.errors import SandboxError
 ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"})
 _POLL_S = 0.7
 _TIMEOUT_S = 30
-_PATIENCE_S = 20
+_PATIENCE_S = 3 * _TIMEOUT_S
 _SERVER_ERROR = 500
 
 

@@ -11,12 +11,14 @@ from tests.sandbox.chaos.faults import FaultyS3
 from tests.sandbox.chaos.story import Chaos, Tally
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import FIRST, SECOND, Clients, Model, quick_spec, remove
+from tests.sandbox.shelf import Shelf
 
 
 @pytest.fixture(scope="module")
-def chaos(trained: Sandbox) -> Iterator[Chaos]:
+def chaos(trained: Sandbox, shelf: Shelf) -> Iterator[Chaos]:
     """SECOND is stable, FIRST is standby."""
     model = Model(quick_spec(f"digits_{uuid.uuid4().hex[:8]}"), trained.environment)
+    shelf.seal(model, [FIRST, SECOND])
     with Clients(model):
         model.release(model.build(FIRST))
         model.release(model.build(SECOND))

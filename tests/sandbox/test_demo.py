@@ -80,9 +80,10 @@ def released(production: Sandbox) -> subprocess.CompletedProcess[str]:
 @pytest.fixture(scope="module")
 def rolled_back(production: Sandbox, released: subprocess.CompletedProcess[str]) -> tuple[State, str]:
     """The state before a broken candidate, and what its demo said."""
+    assert released.returncode == 0, released.stdout + released.stderr
     before = state_of(production)
     done = demo(production, "--broken")
-    assert done.returncode == 0, released.stdout + done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return before, done.stdout
 
 
