@@ -168,3 +168,24 @@ def test_stable_is_looked_at_while_a_step_works_and_the_first_judge_knows_it(
     before._learned.clear()
     watch.look(RELEASE, place, 10)
     assert told == [len(kept)]
+
+
+class Forgetful(ObjectStore):
+    """A store whose first answer to a write is lost, so that the client writes again and meets what it wrote."""
+
+    def put(self, key: str, body: bytes, **conditions: Any) -> Any:
+        super().put(key, body, **conditions)
+        return super().put(key, body, **conditions)
+
+
+def test_a_write_whose_answer_was_lost_counts_and_another_watchers_does_not() -> None:
+    looked = StageLooks(stage=10, started_at=datetime(2026, 1, 1, tzinfo=UTC), baseline={}, counters={})
+    later = looked.model_copy(update={"started_at": datetime(2026, 1, 2, tzinfo=UTC)})
+    with FakeS3().served() as place:
+        looks = Looks(Forgetful(place), "toy", VERSION, "run-1#0")
+
+        assert looks.write(looked, None)
+        _, etag = looks.read(10)
+        assert looks.write(later, etag)
+        assert not looks.write(looked, etag)
+        assert looks.read(10)[0] == later

@@ -85,11 +85,14 @@ class Looks:
 
     def write(self, looks: StageLooks, etag: str | None) -> bool:
         """Write a stage's looks back; False when another watcher was faster, whose looks count then."""
-        key = f"{self._root}{looks.stage:03d}.json"
+        return self._swap(f"{self._root}{looks.stage:03d}.json", looks.model_dump_json().encode(), etag)
+
+    def _swap(self, key: str, body: bytes, etag: str | None) -> bool:
+        """Replace what was read; a try whose answer was lost, and which meets its own bytes when repeated, did it."""
         try:
-            self._store.put(key, looks.model_dump_json().encode(), if_absent=etag is None, if_match=etag)
+            self._store.put(key, body, if_absent=etag is None, if_match=etag)
         except ConditionFailed:
-            return False
+            return self._store.get(key)[0] == body
         return True
 
     def read_before(self) -> list[dict[str, Any]]:
@@ -114,9 +117,4 @@ class Looks:
 
     def write_bystanders(self, bystanders: Bystanders, etag: str | None) -> bool:
         """Write the other models back; False when another watcher was faster, whose look counts then."""
-        body = bystanders.model_dump_json().encode()
-        try:
-            self._store.put(f"{self._root}bystanders.json", body, if_absent=etag is None, if_match=etag)
-        except ConditionFailed:
-            return False
-        return True
+        return self._swap(f"{self._root}bystanders.json", bystanders.model_dump_json().encode(), etag)

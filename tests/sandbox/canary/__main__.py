@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 import uuid
 from pathlib import Path
 
-from sandbox.home import Home
 from sandbox.settings import ROOT
-from tests.sandbox.canary.page import Split, page
+from tests.sandbox.canary.page import Split, page, row
 from tests.sandbox.canary.relay import Relay
 from tests.sandbox.canary.scenes import Told, play, scenes, shares_of, stage_of
-from tests.sandbox.conftest import WITHOUT, Sandbox, free_base
-from tests.sandbox.releasing import train_all
-
-PAGE = ROOT / "docs" / "canary.md"
+from tests.sandbox.conftest import own_sandbox
 
 
 def main() -> int:
@@ -29,27 +24,22 @@ def main() -> int:
     parser.add_argument(
         "--only", default="", help="the keys of some scenes, as in a,b,d1; the page is not written then"
     )
-    asked = [key for key in parser.parse_args().only.split(",") if key]
+    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "canary.md", help="the page")
+    given = parser.parse_args()
+    asked = [key for key in given.only.split(",") if key]
     told: list[Told] = []
-    splits: list[Split] = []
-    with tempfile.TemporaryDirectory() as folder:
-        sandbox = Sandbox(Home(Path(folder)), free_base())
-        try:
-            sandbox.must("up", *WITHOUT)
-            train_all(sandbox.environment)
-            relay = Relay(sandbox.environment.router.admin[0])
-            with stage_of(sandbox, f"digits_{uuid.uuid4().hex[:8]}", relay) as model:
-                for number, scene in enumerate(scenes()):
-                    if asked and scene.key not in asked:
-                        continue
-                    told.append(play(scene, number, sandbox, model, relay))
-                    print(told[-1], flush=True)
-                if not asked:
-                    splits = [Split(percent, *seen) for percent, seen in shares_of(model).items()]
-        finally:
-            sandbox.run("down")
+    with own_sandbox() as sandbox:
+        relay = Relay(sandbox.environment.router.admin[0])
+        with stage_of(sandbox, f"digits_{uuid.uuid4().hex[:8]}", relay) as model:
+            for number, scene in enumerate(scenes()):
+                if asked and scene.key not in asked:
+                    continue
+                told.append(play(scene, number, sandbox, model, relay))
+                print(row(told[-1]), flush=True)
+            splits = [] if asked else [Split(percent, *seen) for percent, seen in shares_of(model).items()]
     if not asked:
-        PAGE.write_text(page(told, splits), encoding="utf-8")
+        given.out.write_text(page(told, splits), encoding="utf-8")
+        print(f"written: {given.out}")
     return 0 if all(each.right for each in told) else 1
 
 

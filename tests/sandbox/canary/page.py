@@ -26,7 +26,7 @@ class Split:
 
 def page(told: Sequence[Told], splits: Sequence[Split]) -> str:
     """Return the page as Markdown."""
-    rows, shares = (_row(each) for each in told), (_split(each) for each in splits)
+    rows, shares = (row(each) for each in told), (_split(each) for each in splits)
     return "\n".join([HEAD, *rows, SPLIT, *shares, *_words(told)]) + "\n"
 
 
@@ -53,7 +53,8 @@ The last column is the distance from the asked weight in standard deviations of 
 |---|---|---|---|"""
 
 
-def _row(told: Told) -> str:
+def row(told: Told) -> str:
+    """Return a scene's row."""
     mark = "" if told.right else " (NOT AS IT SHOULD BE)"
     return (
         f"| {told.scene.key} | {told.scene.what} | {told.verdict}{mark} | {_s(told.verdict_after_s)} | "

@@ -12,16 +12,17 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Any
 
 from model_release.environment import Environment
+from model_release.errors import RolledBack
 from model_release.gates.bystanders import quantile_ms
 from model_release.identity import Release
 from model_release.spec import AccuracyGate, ErrorRateGate, LatencyGate, ModelSpec
-from model_release.steps import deploy, export, plan, publish, roll_back, shift, validate, watch
+from model_release.steps import deploy, export, finish, plan, publish, roll_back, shift, validate, watch
 from model_release.traffic import connect
 from sandbox.supervisor import Supervisor
 from sandbox.triton import faults_file
@@ -39,11 +40,11 @@ def live_spec(name: str) -> ModelSpec:
     """The example with the gates' own margins of a small canary, and bakes of seconds."""
     spec = quick_spec(name)
     gates = [
-        ErrorRateGate(name="errors", kind="error_rate", margin=0.05),
+        ErrorRateGate(name="errors", kind="error_rate", margin=0.02),
         LatencyGate(name="latency", kind="latency", slower_than=1.5, margin=0.2),
         AccuracyGate(name="accuracy", kind="accuracy", allowed_drop=0.02, margin=0.05, requests_per_look=32),
     ]
-    timing = {"warmup_s": 3, "min_bake_s": 10, "max_bake_s": 60, "look_interval_s": LOOK_S, "hold_s": 0}
+    timing = {"warmup_s": 3, "min_bake_s": 10, "max_bake_s": 120, "look_interval_s": LOOK_S, "hold_s": 0}
     canary = spec.canary.model_copy(update={**timing, "gates": gates, "min_requests": 100, "stages": [10, 50, 100]})
     return spec.model_copy(update={"canary": canary})
 
@@ -59,7 +60,7 @@ class Scene:
     """Verdicts that are right; `none` while nothing is decided."""
     stage: int = 10
     traffic: bool = True
-    longest_s: float = 60.0
+    longest_s: float = 100.0
     """How long the stage is looked at."""
 
 
@@ -138,14 +139,14 @@ def scenes() -> list[Scene]:
     bad, good = ("rollback",), ("advance",)
     either = ("advance", "rollback", "none")
     return [
-        Scene("a", "healthy, through 10, 50 and 100 %", None, good, stage=100, longest_s=90),
+        Scene("a", "healthy, through 10, 50 and 100 %", None, good, stage=100, longest_s=150),
         Scene("b", "3 % of its answers are errors", lambda live: live.suffer({"error_share": 0.03}), bad),
         Scene("c", "twice stable's latency", lambda live: live.slow_down(2), bad),
         Scene("d1", "one of its two replicas is killed at 10 %", lambda live: live.kill(every=False), either),
         Scene("d2", "one of its two replicas is killed at 50 %", lambda live: live.kill(every=False), either, stage=50),
         Scene("d3", "all of its replicas are killed at 10 %", lambda live: live.kill(every=True), either),
         Scene("d4", "all of its replicas are killed at 50 %", lambda live: live.kill(every=True), either, stage=50),
-        Scene("e", "the metrics source is down for 30 s", _metrics_down, good, longest_s=90),
+        Scene("e", "the metrics source is down for 30 s", _metrics_down, good, longest_s=150),
         Scene("f", "no traffic", None, ("none",), traffic=False, longest_s=20),
         Scene(
             "g",
@@ -249,7 +250,7 @@ def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float | No
 
 
 def _go_back(live: Live) -> float | None:
-    """Roll back as the release would; a model that hangs does so until its weight is 0, or nothing could unload it."""
+    """End as the release would; a model that hangs does so until its weight is 0, or nothing could unload it."""
     model, fleet = live.model, live.fleet
     done: list[dict[str, Any]] = []
     back = Thread(target=lambda: done.append(roll_back.run(live.release, model.environment, "the scene is over")))
@@ -264,7 +265,13 @@ def _go_back(live: Live) -> float | None:
     time.sleep(2)
     live.suffer({})
     back.join()
+    _finish(live.release, model.environment)
     return float(done[0]["weight_0_after_s"]) if done and done[0]["rolled_back"] else None
+
+
+def _finish(release: Release, environment: Environment) -> None:
+    with suppress(RolledBack):
+        finish.run(release, environment)
 
 
 def shares_of(model: Model, *, requests: int = 2000) -> dict[int, tuple[int, int]]:
@@ -286,4 +293,5 @@ def shares_of(model: Model, *, requests: int = 2000) -> dict[int, tuple[int, int
         by_version = clients.by_version()
         seen[percent] = (sum(by_version.values()), by_version.get(str(release.version), 0))
     roll_back.run(release, model.environment, "the scene is over")
+    _finish(release, model.environment)
     return seen

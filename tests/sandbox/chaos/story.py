@@ -24,6 +24,8 @@ from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model
 LONG_DEAD_S = (GRACE_LEASES + 2) * 120.0
 COLD_S = 61 * 60.0
 STAGE = 100
+#: A stage that is not decided after so many is not promoted, which is a violation.
+MOST_LOOKS = 100
 
 Step = tuple[str, Callable[[], Any]]
 
@@ -80,7 +82,9 @@ class Chaos:
         yield "plan", partial(plan.run, release, environment, self.model.spec)
         yield "deploy", partial(deploy.run, release, environment)
         yield "shift", partial(shift.run, release, environment, STAGE)
-        while str(STAGE) not in self._verdicts():
+        for _ in range(MOST_LOOKS):
+            if str(STAGE) in self._verdicts():
+                break
             yield "look", partial(watch.look, release, environment, STAGE)
         yield "promote", partial(promote.run, release, environment)
         yield "finish", partial(finish.run, release, environment)
