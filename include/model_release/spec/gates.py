@@ -32,25 +32,6 @@ class GateSection(Section):
     dry_run: bool = False
 
 
-class ErrorRateGate(GateSection):
-    """Judge the share of failed requests."""
-
-    kind: Literal["error_rate"]
-    odds_ratio: Annotated[float, Field(ge=1)] = 1.5
-    margin: Share = 0.005
-    objective: Share = 0.01
-
-
-class LatencyGate(GateSection):
-    """Judge the share of requests slower than bounds set by stable's own latency."""
-
-    kind: Literal["latency"]
-    slower_than: Annotated[float, Field(ge=1)] = 1.10
-    margin: Share = 0.02
-    bounds_ms: list[Annotated[float, Field(gt=0)]] | None = None
-    objective: LatencyObjective = LatencyObjective(p99_ms=50)
-
-
 class PromqlSource(Section):
     """
     Two raw counters in PromQL: what was good, and all of it; both rise only.
@@ -61,6 +42,31 @@ class PromqlSource(Section):
 
     promql_good: Promql
     promql_total: Promql
+
+
+class ErrorRateGate(GateSection):
+    """
+    Judge the share of failed requests; with `users`, of users whom a request failed.
+
+    `users` are counters of sticky users, each counted once in a version's release, when it is known whether it failed
+    him: `promql_good` those whom it did not fail, `promql_total` all of them.
+    """
+
+    kind: Literal["error_rate"]
+    odds_ratio: Annotated[float, Field(ge=1)] = 1.5
+    margin: Share = 0.005
+    objective: Share = 0.01
+    users: PromqlSource | None = None
+
+
+class LatencyGate(GateSection):
+    """Judge the share of requests slower than bounds set by stable's own latency."""
+
+    kind: Literal["latency"]
+    slower_than: Annotated[float, Field(ge=1)] = 1.10
+    margin: Share = 0.02
+    bounds_ms: list[Annotated[float, Field(gt=0)]] | None = None
+    objective: LatencyObjective = LatencyObjective(p99_ms=50)
 
 
 class ProportionGate(GateSection):
