@@ -29,9 +29,9 @@ def embedding(environment: Environment) -> Iterator[Model]:
     remove(made)
 
 
-def build(model: Model, version: int, date: str, *, broken: bool = False) -> Release:
+def build(model: Model, version: int, date: str, *, broken: bool = False, benchmark: bool = True) -> Release:
     uri = embedding_training.retrain_embedding(date, model.environment, broken=broken)["uri"]
-    return Release(model.name, version, Kind.BUILD, f"run-{version}", checkpoint=uri, by="tests")
+    return Release(model.name, version, Kind.BUILD, f"run-{version}", checkpoint=uri, by="tests", benchmark=benchmark)
 
 
 def test_it_is_released_and_retrained_and_a_moved_space_changes_nothing(embedding: Model) -> None:
@@ -39,7 +39,7 @@ def test_it_is_released_and_retrained_and_a_moved_space_changes_nothing(embeddin
     bodies = [http_body({name: array[place : place + 1] for name, array in sentences.items()}) for place in range(2)]
     with Clients(embedding, bodies, rate_per_s=10) as clients:
         embedding.release(build(embedding, FIRST, "2026-01-01"))
-        embedding.release(build(embedding, SECOND, "2026-01-02"))
+        embedding.release(build(embedding, SECOND, "2026-01-02", benchmark=False))
         stable = embedding.state.stable
         assert stable
         assert stable.version == SECOND
