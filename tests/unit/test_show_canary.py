@@ -7,9 +7,10 @@ import threading
 
 import pytest
 
+from model_release.identity import date_of
 from tests.sandbox.canary.page import Split, page
 from tests.sandbox.canary.relay import Relay
-from tests.sandbox.canary.scenes import Told, scenes
+from tests.sandbox.canary.scenes import VERSION_OF_SPLIT, Told, scenes, version_of_scene
 
 SCENES = {scene.key: scene for scene in scenes()}
 
@@ -18,8 +19,10 @@ def told(key: str, verdict: str, client_errors: int = 0) -> Told:
     return Told(SCENES[key], verdict, "because", 12.3, None, 0.8, 1500, 40, 9000, client_errors)
 
 
-def test_each_scene_has_a_key_of_its_own() -> None:
+def test_each_scene_has_a_key_and_a_version_of_its_own() -> None:
     assert len(SCENES) == len(scenes())
+    versions = [*(version_of_scene(number) for number in range(len(SCENES))), VERSION_OF_SPLIT]
+    assert len({date_of(version) for version in versions}) == len(versions)
 
 
 @pytest.mark.parametrize(

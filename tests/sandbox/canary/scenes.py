@@ -32,7 +32,7 @@ from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, 
 
 RATE_PER_S = 150.0
 LOOK_S = 1.0
-_FIRST_OF_SCENES = 20260201000000
+_FIRST_OF_SCENES, VERSION_OF_SPLIT = 20260201000000, 20260202000000
 Fault = Callable[["Live"], None]
 
 
@@ -191,10 +191,14 @@ def through(relay: Relay, environment: Environment) -> Environment:
     return environment.model_copy(update={"router": environment.router.model_copy(update={"admin": [relay.address]})})
 
 
+def version_of_scene(number: int) -> int:
+    """Return the version that is released in a scene; each has one of its own."""
+    return _FIRST_OF_SCENES + number
+
+
 def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
     """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
-    version = _FIRST_OF_SCENES + number
-    release = model.build(version, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
+    release = model.build(version_of_scene(number), checkpoint=CHECKPOINTS[SECOND], benchmark=False)
     plan.run(release, model.environment, model.spec)
     for step in (export, validate, publish, deploy):
         step.run(release, model.environment)
@@ -276,7 +280,7 @@ def _finish(release: Release, environment: Environment) -> None:
 
 def shares_of(model: Model, *, requests: int = 2000) -> dict[int, tuple[int, int]]:
     """Return, by weight, how many requests clients sent and how many of them the canary answered."""
-    release = model.build(_FIRST_OF_SCENES + 999, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
+    release = model.build(VERSION_OF_SPLIT, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
     plan.run(release, model.environment, model.spec)
     for step in (export, validate, publish, deploy):
         step.run(release, model.environment)
