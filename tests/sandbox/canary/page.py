@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.sandbox.canary.scenes import LOOK_S, RATE_PER_S, Told
+from tests.sandbox.canary.scenes import CLIENTS, LOOK_S, RATE_PER_S, Told
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,8 @@ def page(told: Sequence[Told], splits: Sequence[Split]) -> str:
 HEAD = f"""# The canary under live traffic, measured
 
 Written by `make show-canary` (`python -m tests.sandbox.canary`); do not edit. A real Envoy, two fleets of two real
-Tritons on one machine, clients at {RATE_PER_S:g} requests a second over HTTP, a look every {LOOK_S:g} s. Each row is
-a release of its own, from plan to its end. The faults come from the sandbox's backend, inside Triton.
+Tritons on one machine, {CLIENTS} clients with {RATE_PER_S:g} requests a second over HTTP, a look every {LOOK_S:g} s.
+Each row is a release of its own, from plan to its end. The faults come from the sandbox's backend, inside Triton.
 
 Seconds count from the fault (in a: from the first stage's start): until the verdict, and until the canary had no
 weight for want of a proved replica (`withdrawn`). `weight 0` is from the rollback's start until weight 0 was confirmed

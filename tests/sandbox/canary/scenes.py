@@ -12,7 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from threading import Thread
 from typing import Any
@@ -30,7 +30,11 @@ from tests.sandbox.canary.relay import Relay
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
 
+#: So many clients ask at once, so that one who waits for a hung canary does not keep the others waiting.
+CLIENTS = 6
 RATE_PER_S = 150.0
+#: What a model with a p99 objective of 50 ms has by default.
+TRY_TIMEOUT_S = 1.0
 LOOK_S = 1.0
 _FIRST_OF_SCENES, VERSION_OF_SPLIT = 20260201000000, 20260202000000
 Fault = Callable[["Live"], None]
@@ -44,7 +48,14 @@ def live_spec(name: str) -> ModelSpec:
         LatencyGate(name="latency", kind="latency", slower_than=1.5, margin=0.2),
         AccuracyGate(name="accuracy", kind="accuracy", allowed_drop=0.02, margin=0.05, requests_per_look=32),
     ]
-    timing = {"warmup_s": 3, "min_bake_s": 10, "max_bake_s": 120, "look_interval_s": LOOK_S, "hold_s": 0}
+    timing = {
+        "warmup_s": 3,
+        "min_bake_s": 10,
+        "max_bake_s": 120,
+        "look_interval_s": LOOK_S,
+        "hold_s": 0,
+        "try_timeout_s": TRY_TIMEOUT_S,
+    }
     canary = spec.canary.model_copy(update={**timing, "gates": gates, "min_requests": 100, "stages": [10, 50, 100]})
     return spec.model_copy(update={"canary": canary})
 
@@ -205,12 +216,17 @@ def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay
     live = Live(sandbox, model, release, relay)
     counted = connect(model.environment).counters(model.name, "default")[live.fleet]
     fleet = live.fleet
-    with Clients(model, rate_per_s=RATE_PER_S) if scene.traffic else nullcontext() as clients:
+    with ExitStack() as all_clients:
+        rate_per_s, count = RATE_PER_S / CLIENTS, CLIENTS if scene.traffic else 0
+        clients = [all_clients.enter_context(Clients(model, rate_per_s=rate_per_s)) for _ in range(count)]
         decided, began, first_zero = _stages(scene, live)
         verdict_after_s = time.monotonic() - began if decided["action"] else None
         undone = _go_back(live)
         after = connect(model.environment).counters(model.name, "default")[fleet]
-        client_errors, client_requests = (clients.failed(), clients.seen.total()) if clients else (0, 0)
+        client_errors, client_requests = (
+            sum(each.failed() for each in clients),
+            sum(each.seen.total() for each in clients),
+        )
     for thread in live.pending:
         thread.join()
     live_faults = faults_file(sandbox.home.triton / "models")
