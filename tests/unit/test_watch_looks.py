@@ -50,9 +50,11 @@ class Fleet:
     """A replica that says what the sample's own number says; the canary, on port 2, is wrong about every fourth."""
 
     asked: list[tuple[str, list[float]]] = []
+    patience_s: set[float] = set()
 
-    def __init__(self, replica: Any, _: Environment) -> None:
+    def __init__(self, replica: Any, environment: Environment) -> None:
         self.name = replica.name
+        self.patience_s.add(environment.call_timeout_s)
 
     def __enter__(self) -> Fleet:
         return self
@@ -135,6 +137,7 @@ def test_looks_hold_both_routers_stables_replicas_and_samples_that_nobody_is_ask
         watch.look(RELEASE, place, 10)
     kept, _ = looks.read(10)
     assert kept is not None
+    assert Fleet.patience_s == {1.0}, "a canary that hangs keeps a look no longer than its clients"
     second = Look.from_dict(kept.looks[1])
     assert [(part.canary.requests, part.stable.requests) for part in second.strata] == [(100, 900), (100, 900)]
     assert (second.canary.requests, second.stable.requests) == (200, 1800)

@@ -2,7 +2,8 @@
 Samples that both fleets answer at a look: the golden set for accuracy, recorded requests for disagreement.
 
 They go straight to the replicas, so no client waits and no router counts them. Each is asked once in a release, in an
-order that the version draws: what comes first says as much of the whole as what comes last.
+order that the version draws: what comes first says as much of the whole as what comes last. A replica that hangs keeps
+a look no longer than it keeps a client.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from model_release.parity import load_samples
 from model_release.parity.files import LABEL
 from model_release.spec import AccuracyGate, DisagreementGate, ModelSpec
 from model_release.steps.context import Step
+from model_release.steps.route import try_timeout_s
 from model_release.steps.serve import recorded_samples, spec_of
 from model_release.triton.replica import ReplicaClient
 
@@ -102,7 +104,9 @@ def _answers(step: Step, fleet: Fleet, served: ModelSpec, rows: Arrays, turn: in
     named = {tensor.name for tensor in served.outputs}
     inputs = [tensor.name for tensor in served.inputs if tensor.name in rows]
     size, n = served.serving.max_batch_size or 1, len(next(iter(rows.values())))
-    with ReplicaClient(fleet.replicas[turn % len(fleet.replicas)], step.environment) as client:
+    patience_s = min(step.environment.call_timeout_s, try_timeout_s(step.spec))
+    environment = step.environment.model_copy(update={"call_timeout_s": patience_s})
+    with ReplicaClient(fleet.replicas[turn % len(fleet.replicas)], environment) as client:
         parts = [
             client.infer(
                 step.model,
