@@ -12,18 +12,16 @@ import urllib.request
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from model_release.environment import PrometheusMetrics
 from model_release.errors import MetricsUnavailable
-from model_release.gates.looks import Arm, Look, Proportion
+from model_release.gates.looks import Proportion
 from model_release.gates.sources import ArmOf, since
 from model_release.gates.sources.prometheus import PrometheusSource
-from model_release.spec import ErrorRateGate, PromqlSource
-from model_release.steps import reading
+from model_release.spec import PromqlSource
 from tests.sandbox.releasing import await_true
 
 ARMS = {"canary": ArmOf("shop", 2, "green"), "stable": ArmOf("shop", 1, "blue")}
@@ -196,32 +194,3 @@ def test_a_query_that_prometheus_refuses_and_a_prometheus_that_is_down_are_told_
     with pytest.raises(MetricsUnavailable, match=r"no metrics from http://127\.0\.0\.1:1"):
         dead.read({"clicks": CLICKS}, ARMS)
     assert time.monotonic() - began < 5
-
-
-def test_users_that_the_environments_prometheus_counts_are_what_a_gate_of_errors_judges(
-    app: App, source: PrometheusSource, prometheus: str
-) -> None:
-    gate = ErrorRateGate(name="errors", kind="error_rate", users=CLICKS)
-    placed = {arm: SimpleNamespace(version=whose.version, fleet=whose.fleet) for arm, whose in ARMS.items()}
-    step: Any = SimpleNamespace(
-        model="shop",
-        spec=SimpleNamespace(canary=SimpleNamespace(gates=[gate])),
-        environment=SimpleNamespace(metrics=PrometheusMetrics(url=prometheus), call_timeout_s=5),
-        claim=SimpleNamespace(check=lambda: SimpleNamespace(**placed)),
-    )
-    empty = Look(1.0, 10, Arm(100, 1), Arm(900, 1))
-    app.counters.clear()
-    app.count(2, good=90, bad=10)
-    app.count(1, good=990, bad=10)
-    await_true(lambda: totals(source) == {"canary": 100, "stable": 1000}, "the users are scraped")
-
-    first, kept, troubles = reading._own_counters(step, empty, {})
-    app.count(2, good=20, bad=5)
-    app.count(1, good=200, bad=1)
-    await_true(lambda: totals(source) == {"canary": 125, "stable": 1201}, "they are scraped again")
-    second, _, _ = reading._own_counters(step, empty, kept)
-
-    assert (first.canary.users, troubles) == (None, [])
-    assert (second.canary.users, second.canary.failed_users) == (25, 5)
-    assert (second.stable.users, second.stable.failed_users) == (201, 1)
-    assert second.canary.requests == 100

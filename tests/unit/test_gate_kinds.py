@@ -217,54 +217,6 @@ def test_a_canary_that_fails_every_tenth_user_is_found_by_users() -> None:
     assert last(canary({"name": "errors", "kind": "error_rate"}), looks).verdict == "rollback"
 
 
-USERS = {"promql_good": "users_good_total", "promql_total": "users_total"}
-BY_USERS = {"name": "errors", "kind": "error_rate", "users": USERS}
-
-
-def test_a_gate_that_asks_for_users_takes_a_look_without_them_for_no_evidence() -> None:
-    blind = [Look(5.0 * k, 10, Arm(100, 30), Arm(900, 2)) for k in range(1, 40)]
-    assert last(canary({"name": "errors", "kind": "error_rate"}), blind).verdict == "rollback"
-
-    judge = Judge(canary(BY_USERS, sticky_header="x-user"), 10, first_release=False, bounds_ms=None)
-    judge.replay(blind)
-    assert judge.log_evidence == 0
-    assert not judge.proved
-
-    counted = [Look(5.0 * k, 10, Arm(100, 30, {}, {}, 30, 3), Arm(900, 2, {}, {}, 270, 1)) for k in range(1, 40)]
-    assert last(canary(BY_USERS, sticky_header="x-user"), counted).verdict == "rollback"
-
-
-def test_users_are_compared_over_all_routers_and_replicas_which_count_requests() -> None:
-    part = Stratum(Arm(50, 50), Arm(450, 0))
-    look = Look(
-        5.0, 10, Arm(100, 100, {}, {}, 30, 0), Arm(900, 0, {}, {}, 270, 0), "", (Arm(450, 0), Arm(450, 0)),
-        strata=(part, part),
-    )  # fmt: skip
-    judge = Judge(canary(BY_USERS, sticky_header="x-user"), 10, first_release=False, bounds_ms=None)
-    [gate] = judge.take(look).gates
-    assert (gate["canary"]["n"], gate["canary"]["bad"], gate["stable"]["n"]) == (30, 0, 270)
-    assert "of 30 canary users" in gate["sentence"]
-
-
-def test_at_100_percent_a_gate_of_users_compares_the_requests_that_the_control_has_too() -> None:
-    looks = [Look(5.0 * k, 100, Arm(1000, 0, {}, {}, 300, 0), control=Arm(100, 0)) for k in range(1, 60)]
-    assert last(canary(BY_USERS, sticky_header="x-user"), looks).verdict == "advance"
-
-
-@pytest.mark.parametrize(
-    ("gates", "changes", "words"),
-    [
-        ([BY_USERS], {}, "users of the gate errors needs sticky_header"),
-        ([BY_USERS, {**BY_USERS, "name": "more"}], {"sticky_header": "x-user"}, "users can be counted by one gate"),
-    ],
-)
-def test_users_are_those_of_one_gate_and_keep_to_their_arm(
-    gates: list[dict[str, Any]], changes: dict[str, Any], words: str
-) -> None:
-    with pytest.raises(ValueError, match=words):
-        canary(*gates, **changes)
-
-
 def test_routers_with_clients_of_their_own_are_compared_one_by_one() -> None:
     """Router two sees the canary mostly, and clients who err at any arm: pooled, the canary looks guilty."""
     looks = []

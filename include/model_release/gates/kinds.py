@@ -8,7 +8,7 @@ from typing import Any
 
 from model_release.gates.comparison import Comparison, Count
 from model_release.gates.gate import Gate
-from model_release.gates.looks import WHOLE, Arm, Look, Proportion, Stratum
+from model_release.gates.looks import Arm, Look, Proportion, Stratum
 from model_release.gates.paired import Disagreement, Drop
 from model_release.spec import AccuracyGate, DisagreementGate, ErrorRateGate, ProportionGate
 
@@ -75,38 +75,14 @@ class ErrorGate(ShareGate):
         self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(spec, alpha_rollback, words="failed", one_armed=one_armed, carried=carried)
-        self._by_request = one_armed
-        self._asked = spec.users is not None
-
-    def take(self, look: Look, *, warm: bool) -> None:
-        """Add one look; a mirrored control, at 100 %, has requests alone."""
-        self._by_request = self._by_request or look.stage == WHOLE
-        super().take(look, warm=warm)
+        self._one_armed = one_armed
 
     def count(self, arm: Arm) -> Count:
-        """
-        Return an arm's users and the failed ones where they are counted, else its requests and the failed ones.
-
-        Of a gate that asks for users, a look that could not count them is no evidence.
-        """
-        if self._shares is None or self._by_request:
-            return arm.requests, arm.errors
-        if arm.users is not None and arm.failed_users is not None:
+        """Return an arm's users and the failed ones where they are counted, else its requests and the failed ones."""
+        if arm.users is not None and arm.failed_users is not None and self._shares and not self._one_armed:
             self._shares.unit = "users"
             return arm.users, arm.failed_users
-        return (0, 0) if self._asked else (arm.requests, arm.errors)
-
-    def _strata(self, look: Look) -> Sequence[Stratum]:
-        """The counters of users know no routers; a look that tells them apart all the same is compared so."""
-        return [stratum for stratum in look.strata if self._counts(look.canary) == self._counts(stratum.canary)]
-
-    def _replicas(self, look: Look) -> Sequence[Count]:
-        counted = self._counts(look.stable)
-        return [self.count(replica) for replica in look.stable_by_replica if self._counts(replica) == counted]
-
-    def _counts(self, arm: Arm) -> bool:
-        """Say whether an arm's users are counted, and are the unit."""
-        return arm.users is not None and not self._by_request
+        return arm.requests, arm.errors
 
 
 class OwnCounters(ShareGate):

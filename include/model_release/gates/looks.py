@@ -12,7 +12,7 @@ from model_release.errors import LookUnusable
 from model_release.traffic.router import ArmCounters
 
 INFINITE = "+Inf"
-WHOLE = 100
+_WHOLE = 100
 _NOTHING = {"requests": 0, "errors": 0, "latency_buckets": {}}
 
 
@@ -233,7 +233,7 @@ def difference_by_router(
     t, stage = how["t"], how["stage"]
     if not parts:
         return Look(t, stage, note="every router's counters started again")
-    beside = [part.control if stage == WHOLE and part.control.requests else part.stable for part in parts]
+    beside = [part.control if stage == _WHOLE and part.control.requests else part.stable for part in parts]
     return Look(
         t,
         stage,

@@ -17,7 +17,7 @@ import numpy as np
 
 from model_release.gates import sequential
 from model_release.gates.gate import P99_SHARE
-from model_release.gates.looks import WHOLE, Paired
+from model_release.gates.looks import Paired
 from model_release.gates.noninferiority import Proof
 from model_release.gates.paired import Disagreement, Drop
 from model_release.gates.wealth import PRIOR
@@ -28,6 +28,7 @@ _LOOKS = 10
 _RUNS = 80
 _LIKELY = 0.8
 _DOUBLED = 2.0
+_WHOLE = 100
 _LONGER = (1.5, 2, 3, 5, 10, 20)
 
 # What is usual where nobody has counted: stable's share of bad events by kind, and of samples answered otherwise.
@@ -106,9 +107,9 @@ def plan_stage(
 
 def _against(stage: int, *, first_release: bool, control: float) -> float | None:
     """Return how many requests stable has for each of the canary's; None: it is held against the objectives."""
-    if first_release or (stage == WHOLE and not control):
+    if first_release or (stage == _WHOLE and not control):
         return None
-    return control if stage == WHOLE else (100 - stage) / stage
+    return control if stage == _WHOLE else (100 - stage) / stage
 
 
 def _deciding(canary: Canary) -> list[Gate]:

@@ -32,31 +32,13 @@ class GateSection(Section):
     dry_run: bool = False
 
 
-class PromqlSource(Section):
-    """
-    Two raw counters in PromQL: what was good, and all of it; both rise only.
-
-    `$model` and `$version` stand for the model's name and for an arm's version, `$fleet` for its fleet. A query with
-    `rate` or `increase` is refused: looks take differences themselves, at one instant for both arms.
-    """
-
-    promql_good: Promql
-    promql_total: Promql
-
-
 class ErrorRateGate(GateSection):
-    """
-    Judge the share of failed requests; with `users`, of users whom a request failed.
-
-    `users` are counters of sticky users, each counted once in a version's release, when it is known whether it failed
-    him: `promql_good` those whom it did not fail, `promql_total` all of them.
-    """
+    """Judge the share of failed requests."""
 
     kind: Literal["error_rate"]
     odds_ratio: Annotated[float, Field(ge=1)] = 1.5
     margin: Share = 0.005
     objective: Share = 0.01
-    users: PromqlSource | None = None
 
 
 class LatencyGate(GateSection):
@@ -67,6 +49,18 @@ class LatencyGate(GateSection):
     margin: Share = 0.02
     bounds_ms: list[Annotated[float, Field(gt=0)]] | None = None
     objective: LatencyObjective = LatencyObjective(p99_ms=50)
+
+
+class PromqlSource(Section):
+    """
+    Two raw counters in PromQL: what was good, and all of it; both rise only.
+
+    `$model` and `$version` stand for the model's name and for an arm's version, `$fleet` for its fleet. A query with
+    `rate` or `increase` is refused: looks take differences themselves, at one instant for both arms.
+    """
+
+    promql_good: Promql
+    promql_total: Promql
 
 
 class ProportionGate(GateSection):

@@ -18,13 +18,12 @@ from model_release.repository.archive import Archive
 from model_release.repository.probe import require_verbs
 from model_release.repository.signing import require_usable
 from model_release.repository.store import ObjectStore
-from model_release.spec import ErrorRateGate, ModelSpec, render_template
+from model_release.spec import ModelSpec, render_template
 from model_release.steps import ensemble
 from model_release.steps.context import Seen, Step, begin, freeze_spec
 from model_release.steps.forecast import READ_FOR_S, forecast, present
 from model_release.steps.neighbours import refuse_clash
 from model_release.steps.policy import builds_with, refuse_start
-from model_release.steps.reading import own_source
 from model_release.steps.refusals import refuse, refuse_router, refuse_stable
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
@@ -178,7 +177,7 @@ def _refuse_before_the_claim(release: Release, environment: Environment, spec: M
 
 def _refuse_without_metrics(environment: Environment, spec: ModelSpec) -> None:
     """A gate that nobody can read would hold every release until its deadline."""
-    own = [gate.name for gate in spec.canary.gates if gate.kind == "proportion" or own_source(gate) is not None]
+    own = [gate.name for gate in spec.canary.gates if gate.kind == "proportion"]
     if own and environment.metrics is None:
         problem = f"the gates {own} read counters by PromQL, and the environment has no `metrics` to read them from"
         raise BadModelConfig(spec.name, [problem])
@@ -266,14 +265,4 @@ def _ways_of_requests(spec: ModelSpec, running: Running) -> list[str]:
         said.append(f"shadow: {shadow.percent} % of the requests are mirrored to the canary for {shadow.seconds:g} s")
     if not running.first_release and spec.canary.sticky_header is not None:
         said.append(f"sticky: requests go by the value of the header {spec.canary.sticky_header}")
-        blind = [
-            gate.name
-            for gate in spec.canary.gates
-            if isinstance(gate, ErrorRateGate) and gate.users is None and not gate.dry_run
-        ]
-        if blind:
-            said.append(
-                f"warning: the gate {blind[0]} counts requests, so a user whom the model fails counts as often as he "
-                "asks, and a healthy version may be rolled back for a few of them: give the gate counters of users"
-            )
     return said

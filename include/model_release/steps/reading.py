@@ -17,7 +17,7 @@ from model_release.gates.looks import Arm, Look, Proportion, difference, differe
 from model_release.gates.sources import ArmOf, Counted, since
 from model_release.gates.sources.prometheus import PrometheusSource
 from model_release.ledger.looks import StageLooks
-from model_release.spec import ErrorRateGate, Gate, PromqlSource, ProportionGate
+from model_release.spec import ProportionGate
 from model_release.steps.answers import ask
 from model_release.steps.context import Sight, Step
 from model_release.traffic.envoy_counts import total
@@ -97,8 +97,8 @@ def replicas_of(
 
 
 def _own_counters(step: Step, look: Look, before: Mapping[str, Any]) -> tuple[Look, dict[str, Any], list[str]]:
-    """Add the users' own counters of both arms, by gate; those of a gate of errors are the arms' users."""
-    gates = {gate.name: asked for gate in step.spec.canary.gates if (asked := own_source(gate)) is not None}
+    """Add the users' own counters of both arms, by gate."""
+    gates = {g.name: g.source for g in step.spec.canary.gates if isinstance(g, ProportionGate) and g.source}
     metrics = step.environment.metrics
     if not gates or metrics is None:
         return look, {}, []
@@ -111,9 +111,9 @@ def _own_counters(step: Step, look: Look, before: Mapping[str, Any]) -> tuple[Lo
     source = PrometheusSource(metrics, step.environment.call_timeout_s)
     kept, troubles = dict(before), []
     counted: dict[str, dict[str, Proportion]] = {"canary": {}, "stable": {}}
-    for name, counters in gates.items():
+    for name, asked in gates.items():
         try:
-            now = source.read({name: counters}, arms)[name]
+            now = source.read({name: asked}, arms)[name]
         except MetricsUnavailable as error:
             troubles.append(f"{name}: source_down: {error}")
             continue
@@ -121,22 +121,5 @@ def _own_counters(step: Step, look: Look, before: Mapping[str, Any]) -> tuple[Lo
         kept[name] = {arm: asdict(raw) for arm, raw in now.items()}
         for arm, proportion in (found or {}).items():
             counted[arm][name] = proportion
-    users = next((gate.name for gate in step.spec.canary.gates if gate.kind == "error_rate" and gate.users), None)
-    canary, stable = (_counting(getattr(look, arm), counted[arm], users) for arm in ("canary", "stable"))
+    canary, stable = (replace(getattr(look, arm), proportions=counted[arm]) for arm in ("canary", "stable"))
     return replace(look, canary=canary, stable=stable), kept, troubles
-
-
-def own_source(gate: Gate) -> PromqlSource | None:
-    """Return the counters that a gate reads from the environment's metrics, None when it reads none."""
-    if isinstance(gate, ProportionGate):
-        return gate.source
-    return gate.users if isinstance(gate, ErrorRateGate) else None
-
-
-def _counting(arm: Arm, counted: Mapping[str, Proportion], users: str | None) -> Arm:
-    """Return an arm with what was counted of it by gate; `users` is the gate whose events are its users."""
-    proportions = {name: proportion for name, proportion in counted.items() if name != users}
-    asked = None if users is None else counted.get(users)
-    if asked is None:
-        return replace(arm, proportions=proportions)
-    return replace(arm, proportions=proportions, users=asked.total, failed_users=asked.total - asked.good)
