@@ -86,5 +86,14 @@ def _slots(dag_run: Any, record: Any) -> set[datetime]:
 
     On SQLite Airflow commits each run alone: the first may start before the record names the others.
     """
-    slots = dag_run.get_dag().iter_dagrun_infos_between(record.from_date, record.to_date)
-    return {slot.logical_date for slot in slots if slot.data_interval and slot.data_interval.end <= record.created_at}
+    dag = _newest_dag(dag_run)
+    slots = dag.iter_dagrun_infos_between(record.from_date, record.to_date) if dag is not None else ()
+    return {slot.logical_date for slot in slots if slot.data_interval and slot.data_interval.end < record.created_at}
+
+
+def _newest_dag(dag_run: Any) -> Any:
+    """Return the DAG as it is scheduled now, whose dates a backfill has; a run that it clears may be of an older."""
+    from airflow.models.serialized_dag import SerializedDagModel
+    from sqlalchemy.orm import object_session
+
+    return SerializedDagModel.get_dag(dag_run.dag_id, session=object_session(dag_run))

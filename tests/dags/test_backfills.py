@@ -257,8 +257,10 @@ def test_runs_of_other_dags_and_of_no_backfill_are_left_as_they_are() -> None:
     assert [other.conf for other in others] == [conf, conf]
 
 
-def test_a_second_backfill_of_a_run_counts_its_tries_anew() -> None:
+def test_a_second_backfill_of_a_run_counts_its_tries_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     from model_release_airflow import backfills
+
+    monkeypatch.setattr(backfills, "_newest_dag", lambda _: None)
 
     def record(number: int) -> Any:
         asked = [SimpleNamespace(logical_date=DAY)]
@@ -271,8 +273,7 @@ def test_a_second_backfill_of_a_run_counts_its_tries_anew() -> None:
         }
         return SimpleNamespace(id=number, backfill_dag_run_associations=asked, **facts)
 
-    dag = SimpleNamespace(iter_dagrun_infos_between=lambda *_: [])
-    run = SimpleNamespace(dag_id="release_echo", run_type="backfill", conf=None, logical_date=DAY, get_dag=lambda: dag)
+    run = SimpleNamespace(dag_id="release_echo", run_type="backfill", conf=None, logical_date=DAY)
     seen = []
     for number, clear_number in ((1, 1), (1, 2), (2, 3), (2, 4)):
         run.backfill, run.clear_number = record(number), clear_number

@@ -137,7 +137,7 @@ def test_looks_hold_both_routers_stables_replicas_and_samples_that_nobody_is_ask
         watch.look(RELEASE, place, 10)
     kept, _ = looks.read(10)
     assert kept is not None
-    assert Fleet.patience_s == {1.0}, "a canary that hangs keeps a look no longer than its clients"
+    assert Fleet.patience_s == {1.0}, "sixteen samples have as long as a client's request, not the call timeout"
     second = Look.from_dict(kept.looks[1])
     assert [(part.canary.requests, part.stable.requests) for part in second.strata] == [(100, 900), (100, 900)]
     assert (second.canary.requests, second.stable.requests) == (200, 1800)

@@ -21,7 +21,7 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class StableVersion:
-    """The sealed version that is stable: its own spec, and the file that its backend serves."""
+    """The sealed version that is stable: its own spec, and the file that was proved of it."""
 
     version: int
     spec: ModelSpec

@@ -30,6 +30,8 @@ MODEL_DATA = "model.onnx.data"
 TORCHSCRIPT_FILE = "model.pt"
 #: What the tensorrt backend serves, in place of the ONNX file that it was built of.
 ENGINE_FILE = "model.plan"
+#: What an engine was built of, by what, and for which shapes.
+ENGINE_FACTS = "engine.json"
 WARMUP = "warmup/"
 #: In the archive, the folder with a folder for each part of an ensemble.
 PARTS = "parts/"

@@ -2,12 +2,15 @@
 Samples that both fleets answer at a look: the golden set for accuracy, recorded requests for disagreement.
 
 They go straight to the replicas, so no client waits and no router counts them. Each is asked once in a release, in an
-order that the version draws: what comes first says as much of the whole as what comes last. A replica that hangs keeps
-a look no longer than it keeps a client.
+order that the version draws: what comes first says as much of the whole as what comes last.
+
+A replica that hangs does not keep a look for the whole of the environment's call timeout: every sixteen samples have as
+long as a client's request has before stable is asked.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +33,7 @@ from model_release.triton.replica import ReplicaClient
 Arrays = dict[str, np.ndarray[Any, Any]]
 _RECORDED = "input__"
 _MOST_KEPT = 16
+_SAMPLES_A_TRY = 16
 _read: dict[tuple[Any, ...], Any] = {}
 
 
@@ -104,8 +108,10 @@ def _answers(step: Step, fleet: Fleet, served: ModelSpec, rows: Arrays, turn: in
     named = {tensor.name for tensor in served.outputs}
     inputs = [tensor.name for tensor in served.inputs if tensor.name in rows]
     size, n = served.serving.max_batch_size or 1, len(next(iter(rows.values())))
-    patience_s = min(step.environment.call_timeout_s, try_timeout_s(step.spec))
-    environment = step.environment.model_copy(update={"call_timeout_s": patience_s})
+    patience_s = try_timeout_s(step.spec) * math.ceil(min(size, n) / _SAMPLES_A_TRY)
+    environment = step.environment.model_copy(
+        update={"call_timeout_s": min(step.environment.call_timeout_s, patience_s)}
+    )
     with ReplicaClient(fleet.replicas[turn % len(fleet.replicas)], environment) as client:
         parts = [
             client.infer(

@@ -1,4 +1,4 @@
-"""export: checkpoint to the file that its backend serves, into the archive, where nobody reads it before the seal."""
+"""export: checkpoint to the file that validate proves, into the archive, where nobody reads it before the seal."""
 
 from __future__ import annotations
 

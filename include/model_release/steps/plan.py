@@ -264,5 +264,8 @@ def _ways_of_requests(spec: ModelSpec, running: Running) -> list[str]:
         shadow = spec.canary.shadow
         said.append(f"shadow: {shadow.percent} % of the requests are mirrored to the canary for {shadow.seconds:g} s")
     if not running.first_release and spec.canary.sticky_header is not None:
-        said.append(f"sticky: requests go by the value of the header {spec.canary.sticky_header}")
+        said.append(
+            f"sticky: requests go by the value of the header {spec.canary.sticky_header}. Errors are counted by "
+            "request, so where they cluster by user, a few users may have a healthy version rolled back"
+        )
     return said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -12,10 +13,10 @@ from model_release.errors import BytesDiffer
 from model_release.identity import Release
 from model_release.parity.report import ParityReport
 from model_release.repository import manifest as manifests
-from model_release.repository.manifest import Manifest, SourceEntry
-from model_release.repository.serving import CONFIG, PARTS_FILE, WARMUP, folder_of_part
+from model_release.repository.manifest import FileEntry, Manifest, SourceEntry
+from model_release.repository.serving import CONFIG, ENGINE_FACTS, ENGINE_FILE, PARTS_FILE, WARMUP, folder_of_part
 from model_release.spec import ModelSpec
-from model_release.steps.context import begin
+from model_release.steps.context import Step, begin
 from model_release.triton.bundle import build_bundle
 
 
@@ -40,7 +41,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         )
         names = [*report.onnx.files, RECORDED, *_proved_files(spec)]
         if spec.serving.backend == "tensorrt":
-            names.append(spec.serving.model_file)
+            names += [ENGINE_FILE, ENGINE_FACTS]
         names += [folder_of_part(part) + CONFIG for part in bundle.by_part]
         names += [file for file in _files_for_people(spec) if step.archive.find(version, "base", file)]
         files = {
@@ -50,6 +51,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             if files[file].sha256 != proved:
                 key = step.archive.key(version, "base", file, files[file])
                 raise BytesDiffer(key, files[file].sha256, f"{proved} (the one that was proved)")
+        if ENGINE_FILE in files:
+            _refuse_other_engine(step, files, report.onnx.files, folder)
         report.raise_for_failure()
         manifest = Manifest(
             model=release.model,
@@ -70,6 +73,19 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         manifest = step.archive.seal(manifest, step.check)
         step.event("published", release_digest=manifest.release_digest, files=sorted(files))
         return {"already_sealed": False, "release_digest": manifest.release_digest}
+
+
+def _refuse_other_engine(step: Step, files: dict[str, FileEntry], proved: dict[str, str], folder: Path) -> None:
+    """Raise BytesDiffer for an engine that a try before the last built, or of another file than was proved last."""
+    version = step.release.version
+    facts = json.loads(step.archive.read(version, "base", ENGINE_FACTS, folder / ENGINE_FACTS).read_bytes())
+    key = step.archive.key(version, "base", ENGINE_FILE, files[ENGINE_FILE])
+    if facts["sha256"] != files[ENGINE_FILE].sha256:
+        raise BytesDiffer(key, files[ENGINE_FILE].sha256, f"{facts['sha256']} (of {ENGINE_FACTS}): run validate again")
+    if facts["onnx"] != proved:
+        raise BytesDiffer(
+            key, f"an engine of {facts['onnx']}", f"one of {proved}, which was proved: run validate again"
+        )
 
 
 def _proved_files(spec: ModelSpec) -> list[str]:

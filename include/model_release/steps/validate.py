@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +14,8 @@ from model_release.environment import Environment
 from model_release.export.engine import require_tensorrt
 from model_release.identity import Release
 from model_release.intake import fetch_checkpoint
-from model_release.repository.serving import MODEL_DATA
+from model_release.parity.report import ParityReport
+from model_release.repository.serving import ENGINE_FACTS, MODEL_DATA
 from model_release.repository.store import KeyAbsent
 from model_release.steps import ensemble
 from model_release.steps.against import against
@@ -57,17 +59,20 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         step.archive.write(release.version, "base", RECORDED, folder / RECORDED, step.check)
         write_warmup(step, spec, folder)
         if spec.serving.backend == TENSORRT:
-            _write_engine(step, onnx, folder)
+            _write_engine(step, report, onnx, folder)
         step.event("validated", parity=report.summary())
         return {"already_sealed": False, "parity": report.summary()}
 
 
-def _write_engine(step: Step, onnx: Path, folder: Path) -> None:
+def _write_engine(step: Step, report: ParityReport, onnx: Path, folder: Path) -> None:
     """Build the engine of the file that was just proved; bench's served parity proves the engine."""
     plan = folder / step.spec.serving.model_file
     built = build.build_engine(step.spec, onnx, plan, progress=log.info)
     entry = step.archive.write(step.release.version, "base", plan.name, plan, step.check)
-    step.event("engine_built", sha256=entry.sha256, **built)
+    facts = {"sha256": entry.sha256, "onnx": report.onnx.files, **built}
+    (folder / ENGINE_FACTS).write_text(json.dumps(facts, indent=1))
+    step.archive.write(step.release.version, "base", ENGINE_FACTS, folder / ENGINE_FACTS, step.check)
+    step.event("engine_built", **facts)
 
 
 def _downloaded(step: Step, folder: Path) -> Path:

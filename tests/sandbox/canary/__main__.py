@@ -27,6 +27,9 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=ROOT / "docs" / "canary.md", help="the page")
     given = parser.parse_args()
     asked = [key for key in given.only.split(",") if key]
+    unknown = sorted(set(asked) - {scene.key for scene in scenes()})
+    if unknown:
+        parser.error(f"there is no scene {', '.join(unknown)}; there are {', '.join(scene.key for scene in scenes())}")
     told: list[Told] = []
     with own_sandbox() as sandbox:
         relay = Relay(sandbox.environment.router.admin[0])

@@ -219,8 +219,8 @@ def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay
     with ExitStack() as all_clients:
         rate_per_s, count = RATE_PER_S / CLIENTS, CLIENTS if scene.traffic else 0
         clients = [all_clients.enter_context(Clients(model, rate_per_s=rate_per_s)) for _ in range(count)]
-        decided, began, first_zero = _stages(scene, live)
-        verdict_after_s = time.monotonic() - began if decided["action"] else None
+        decided, began, ended, first_zero = _stages(scene, live)
+        verdict_after_s = ended - began if decided["action"] else None
         undone = _go_back(live)
         after = connect(model.environment).counters(model.name, "default")[fleet]
         client_errors, client_requests = (
@@ -245,9 +245,15 @@ def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay
     )
 
 
-def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float | None]:
-    """Go through the stages; returns the last look, when the fault came, and when the weight was withdrawn after it."""
-    began, first_zero = time.monotonic(), None
+def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float, float | None]:
+    """
+    Go through the stages.
+
+    Returns the last look, when the fault came, when that look was over, and how long after the fault the weight was
+    withdrawn.
+    """
+    began = ended = time.monotonic()
+    first_zero = None
     decided: dict[str, Any] = {"action": None, "reason": ""}
     for stage in [each for each in live.model.spec.canary.stages if each <= scene.stage]:
         shift.run(live.release, live.model.environment, stage)
@@ -260,13 +266,14 @@ def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float | No
         while decided["action"] is None and time.monotonic() < deadline:
             started = time.monotonic()
             decided = watch.look(live.release, live.model.environment, stage)
+            ended = time.monotonic()
             if first_zero is None and getattr(live.model.state.weights.intent, live.fleet) == 0:
                 first_zero = time.monotonic() - began
             time.sleep(max(0.0, LOOK_S - (time.monotonic() - started)))
         if decided["action"] != "advance" or stage == scene.stage:
             break
         decided = {"action": None, "reason": ""}
-    return decided, began, first_zero
+    return decided, began, ended, first_zero
 
 
 def _go_back(live: Live) -> float | None:
