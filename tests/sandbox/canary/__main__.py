@@ -7,6 +7,7 @@ It runs on a sandbox of its own, and writes docs/canary.md when all scenes were 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import uuid
 from pathlib import Path
@@ -31,6 +32,7 @@ def main() -> int:
     if unknown:
         parser.error(f"there is no scene {', '.join(unknown)}; there are {', '.join(scene.key for scene in scenes())}")
     told: list[Told] = []
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     with own_sandbox() as sandbox:
         relay = Relay(sandbox.environment.router.admin[0])
         with stage_of(sandbox, f"digits_{uuid.uuid4().hex[:8]}", relay) as model:
