@@ -203,7 +203,7 @@ class ModelSpec(Section):
                 continue
             if inner.serving.ensemble is not None:
                 found.append(f"part {name!r} is {part.config!r}, an ensemble itself; name its parts here")
-            elif inner.serving.backend == "tensorrt":
+            elif inner.serving.is_engine:
                 found.append(
                     f"part {name!r} is {part.config!r} of the backend tensorrt, and a part is served as its ONNX file: "
                     "name tensorrt in its serving.accelerators instead"

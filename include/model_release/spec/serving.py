@@ -132,9 +132,14 @@ class Serving(Section):
         return _MODEL_FILES[self.backend]
 
     @property
+    def is_engine(self) -> bool:
+        """Whether what is served is built of the exported file, once that is proved."""
+        return self.backend == "tensorrt"
+
+    @property
     def exported_file(self) -> str:
-        """The file that `export` makes and `validate` proves; an engine is built of it once it is proved."""
-        return _MODEL_FILES["onnxruntime" if self.backend == "tensorrt" else self.backend]
+        """The file that `export` makes and `validate` proves."""
+        return _MODEL_FILES["onnxruntime" if self.is_engine else self.backend]
 
     @property
     def batching(self) -> bool:
@@ -167,7 +172,7 @@ class Serving(Section):
 
     @model_validator(mode="after")
     def _an_engine_has_its_gpu_and_its_batches(self) -> Serving:
-        if self.backend != "tensorrt":
+        if not self.is_engine:
             return self
         if self.instance_group.kind != "gpu":
             message = f"backend tensorrt needs instance_group.kind: gpu, this is {self.instance_group.kind}"

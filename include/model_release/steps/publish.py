@@ -40,7 +40,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             step.archive.read(version, "base", PARITY, folder / PARITY).read_bytes()
         )
         names = [*report.onnx.files, RECORDED, *_proved_files(spec)]
-        if spec.serving.backend == "tensorrt":
+        if spec.serving.is_engine:
             names += [ENGINE_FILE, ENGINE_FACTS]
         names += [folder_of_part(part) + CONFIG for part in bundle.by_part]
         names += [file for file in _files_for_people(spec) if step.archive.find(version, "base", file)]

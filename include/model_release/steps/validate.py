@@ -22,8 +22,6 @@ from model_release.steps.against import against
 from model_release.steps.context import Step, begin
 from model_release.steps.proofs import write_report, write_warmup
 
-TENSORRT = "tensorrt"
-
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +39,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         folder, spec = Path(name), step.spec
         if spec.serving.ensemble is not None:
             return ensemble.validate(step, folder)
-        if spec.serving.backend == TENSORRT:
+        if spec.serving.is_engine:
             require_tensorrt(spec)
         fetched = fetch_checkpoint(spec, step.running.checkpoint, environment, folder)
         onnx = _downloaded(step, folder)
@@ -58,7 +56,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
         report.raise_for_failure()
         step.archive.write(release.version, "base", RECORDED, folder / RECORDED, step.check)
         write_warmup(step, spec, folder)
-        if spec.serving.backend == TENSORRT:
+        if spec.serving.is_engine:
             _write_engine(step, report, onnx, folder)
         step.event("validated", parity=report.summary())
         return {"already_sealed": False, "parity": report.summary()}

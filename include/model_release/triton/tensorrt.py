@@ -20,7 +20,7 @@ _TYPES = ("bool", "int8", "uint8", "int32", "int64", "float16", "float32")
 
 def problems_of(spec: ModelSpec) -> list[str]:
     """Say what the backend would pass over, and what no engine takes or gives."""
-    if spec.serving.backend != "tensorrt":
+    if not spec.serving.is_engine:
         return []
     instead = "What is newer than this pipeline goes into raw: {parameters: ...}."
     return [

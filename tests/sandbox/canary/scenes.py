@@ -24,6 +24,7 @@ from model_release.identity import Release
 from model_release.spec import AccuracyGate, ErrorRateGate, LatencyGate, ModelSpec
 from model_release.steps import deploy, export, finish, plan, publish, roll_back, shift, validate, watch
 from model_release.traffic import connect
+from model_release.traffic.router import ArmCounters
 from sandbox.supervisor import Supervisor
 from sandbox.triton import faults_file
 from tests.sandbox.canary.relay import Relay
@@ -36,6 +37,8 @@ RATE_PER_S = 150.0
 #: What a model with a p99 objective of 50 ms has by default.
 TRY_TIMEOUT_S = 1.0
 LOOK_S = 1.0
+#: So many requests of the canary come before its fault.
+HEALTHY_FIRST = 60
 _FIRST_OF_SCENES, VERSION_OF_SPLIT = 20260201000000, 20260202000000
 Fault = Callable[["Live"], None]
 
@@ -112,6 +115,10 @@ class Live:
         canary = self.model.state.canary
         assert canary is not None
         return canary.fleet
+
+    def counters(self) -> ArmCounters:
+        """What the router has counted of the canary's fleet."""
+        return connect(self.model.environment).counters(self.model.name, "default")[self.fleet]
 
     def suffer(self, canary: Mapping[str, Any], stable: Mapping[str, Any] | None = None) -> None:
         """Let a version of the model suffer something from now on; nothing is the end of it."""
@@ -207,14 +214,20 @@ def version_of_scene(number: int) -> int:
     return _FIRST_OF_SCENES + number
 
 
-def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
-    """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
-    release = model.build(version_of_scene(number), checkpoint=CHECKPOINTS[SECOND], benchmark=False)
+def _deployed(model: Model, version: int) -> Release:
+    """Build and deploy a version of SECOND's weights, up to its canary without weight."""
+    release = model.build(version, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
     plan.run(release, model.environment, model.spec)
     for step in (export, validate, publish, deploy):
         step.run(release, model.environment)
+    return release
+
+
+def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
+    """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
+    release = _deployed(model, version_of_scene(number))
     live = Live(sandbox, model, release, relay)
-    counted = connect(model.environment).counters(model.name, "default")[live.fleet]
+    counted = live.counters()
     fleet = live.fleet
     with ExitStack() as all_clients:
         rate_per_s, count = RATE_PER_S / CLIENTS, CLIENTS if scene.traffic else 0
@@ -229,8 +242,7 @@ def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay
         )
     for thread in live.pending:
         thread.join()
-    live_faults = faults_file(sandbox.home.triton / "models")
-    live_faults.unlink(missing_ok=True)
+    faults_file(sandbox.home.triton / "models").unlink(missing_ok=True)
     return Told(
         scene,
         verdict=decided["action"] or "none",
@@ -258,7 +270,8 @@ def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float, flo
     for stage in [each for each in live.model.spec.canary.stages if each <= scene.stage]:
         shift.run(live.release, live.model.environment, stage)
         if stage == scene.stage and scene.fault is not None:
-            time.sleep(5)  # a few healthy looks' worth of traffic before it
+            enough = live.counters().requests + HEALTHY_FIRST
+            await_true(lambda enough=enough: live.counters().requests > enough, "healthy requests come first")
             watch.look(live.release, live.model.environment, stage)
             began = time.monotonic()
             scene.fault(live)
@@ -303,10 +316,7 @@ def _finish(release: Release, environment: Environment) -> None:
 
 def shares_of(model: Model, *, requests: int = 2000) -> dict[int, tuple[int, int]]:
     """Return, by weight, how many requests clients sent and how many of them the canary answered."""
-    release = model.build(VERSION_OF_SPLIT, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
-    plan.run(release, model.environment, model.spec)
-    for step in (export, validate, publish, deploy):
-        step.run(release, model.environment)
+    release = _deployed(model, VERSION_OF_SPLIT)
     router, seen = connect(model.environment), {}
     deployed = router.read(model.name)
     assert deployed is not None
