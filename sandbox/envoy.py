@@ -32,4 +32,6 @@ def write_bootstrap(path: Path, directory: Path, admin_port: int) -> None:
 def envoy_command(venv: Path, bootstrap: Path) -> list[str]:
     """Return the command of the Envoy that is installed in a virtual environment."""
     options = ["--config-path", str(bootstrap), "--disable-hot-restart", "--concurrency", "1", "--log-level", "warning"]
+    # A look is every few seconds, and Envoy keeps lines of a log for ten unless told otherwise.
+    options += ["--file-flush-interval-msec", "500"]
     return [str(venv / "bin" / "envoy"), *options]

@@ -45,6 +45,11 @@ class Home:
         return self.folder / "envoy"
 
     @property
+    def user_log(self) -> Path:
+        """Return the file in which Envoy writes whose requests failed."""
+        return self.envoy / "failed-users.log"
+
+    @property
     def envoy_bootstrap(self) -> Path:
         """Return Envoy's bootstrap file."""
         return self.folder / "envoy-bootstrap.yaml"

@@ -117,6 +117,7 @@ def write_environment(home: Home, settings: Settings) -> None:
             "directory": str(home.envoy),
             "admin": [f"{HOST}:{settings.ports.router_admin}"],
             "http": f"{HOST}:{settings.ports.router}",
+            "user_log": {"path": str(home.user_log)},
         },
         "triton_key": home.triton_key,
         "recycler": {"kind": "supervisor", "socket": str(home.socket)},

@@ -76,6 +76,20 @@ class FleetPair(Section):
         return {"blue": self.blue, "green": self.green, "bench": self.bench}[name]
 
 
+class UserLog(Section):
+    """Where each Envoy writes which users' requests failed, so that with sticky arms a user counts once."""
+
+    path: Path
+    """As an Envoy sees it, in its own file system."""
+    read: list[Path] = []
+    """The same files, one an Envoy, as they are seen here; by default `path`."""
+
+    @property
+    def files(self) -> list[Path]:
+        """The files as they are seen here."""
+        return self.read or [self.path]
+
+
 class EnvoyRouter(Section):
     """Envoy, fed by files: `directory` holds its listener, cluster and route files."""
 
@@ -85,6 +99,16 @@ class EnvoyRouter(Section):
     """host:port of the admin of every Envoy that reads the directory."""
     http: str
     """host:port where clients speak HTTP and gRPC."""
+    user_log: UserLog | None = None
+    """Without it, errors are counted by request also where arms are sticky."""
+
+    @model_validator(mode="after")
+    def _each_envoy_has_a_log(self) -> EnvoyRouter:
+        """Of several Envoys, each writes a file of its own or all write one: only who set them up knows."""
+        if self.user_log is not None and not self.user_log.read and len(self.admin) > 1:
+            message = f"user_log.read has to name where the logs of all {len(self.admin)} Envoys are seen here"
+            raise ValueError(message)
+        return self
 
 
 class NoRecycler(Section):

@@ -3,8 +3,9 @@ What the Python-based backends of the sandbox share: Triton's batch is run as on
 
 A copy lies beside each backend's model.py, which is all that Triton's Python stub finds.
 
-A version can be made to suffer: the file that SANDBOX_FAULTS names maps `model/version` to {error_share, wrong_share,
-delay_ms, hang}, and is looked at before each batch. Without that file nothing is different.
+A version can be made to suffer: the file that SANDBOX_FAULTS names maps `model/version` to {error_share, fails_above,
+wrong_share, delay_ms, hang}, and is looked at before each batch. `fails_above` fails each request with a greater number
+in its first input. Without that file nothing is different.
 """
 
 from __future__ import annotations
@@ -53,11 +54,17 @@ class BatchedModel:
         time.sleep(fault.get("delay_ms", 0) / 1000)
         try:
             responses = self._answer(requests, fault.get("wrong_share", 0))
-            share = fault.get("error_share", 0)
-            return [self._failed("a fault") if random.random() < share else each for each in responses]
+            struck = [self._is_struck(request, fault) for request in requests]
+            return [self._failed("a fault") if bad else each for bad, each in zip(struck, responses, strict=True)]
         except Exception as error:
             # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
             return [self._failed(error) for _ in requests]
+
+    def _is_struck(self, request: Any, fault: dict[str, Any]) -> bool:
+        above = fault.get("fails_above")
+        if above is not None and self._array(request, self.inputs[0]["name"]).max() > above:
+            return True
+        return random.random() < fault.get("error_share", 0)
 
     def _failed(self, why: object) -> Any:
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.called} error: {why}"))

@@ -49,8 +49,8 @@ def errors(scenario: Scenario, cell: Cell, runs: int, seed: int) -> list[Row]:
     traffic = scenario.draw(np.random.default_rng(seed), cell, runs)
     others = traffic.coarse()
     found = {
-        "judge": judge_errors(traffic, learn=True)[0],
-        "judge, cold": judge_errors(traffic, learn=False)[0],
+        "judge": judge_errors(traffic, cell, learn=True)[0],
+        "judge, cold": judge_errors(traffic, cell, learn=False)[0],
         "reference": rivals.reference(others, ALPHA),
         "reference /phi": rivals.reference_by_phi(others, ALPHA),
         "Flagger-like": rivals.flagger(others),
@@ -82,20 +82,21 @@ def slow(slowdown: latency.Slowdown, cell: Cell, runs: int, seed: int) -> list[R
 def advance(scenario: Scenario, cell: Cell, runs: int, seed: int) -> list[Row]:
     """Measure how often and when the judge advances, which ends the stage as a rollback does."""
     traffic = scenario.draw(np.random.default_rng(seed), cell, runs)
-    back, on = judge_errors(traffic, learn=False)
+    back, on = judge_errors(traffic, cell, learn=False)
     advanced = np.where(on < back, on, np.inf)
     return [_row("advance", scenario.name, cell, "judge", False, advanced, traffic.n, traffic.bad)]
 
 
-def judge_errors(traffic: Traffic, *, learn: bool) -> tuple[Seconds, Seconds]:
+def judge_errors(traffic: Traffic, cell: Cell, *, learn: bool) -> tuple[Seconds, Seconds]:
     """Return when the shipped judge rolls each run back, and when it would let it advance."""
+    stage = round(100 * cell.weight)
     back, on = np.full(len(traffic.n), np.inf), np.full(len(traffic.n), np.inf)
     for run in range(len(back)):
-        judge = Judge(ERRORS, _STAGE, first_release=False, bounds_ms=None)
+        judge = Judge(ERRORS, stage, first_release=False, bounds_ms=None)
         if learn:
             judge.learn(_before(traffic, run))
         for k, (canary, stable) in enumerate(_arms(traffic, run), 1):
-            judge.replay([Look(LOOK_S * k, _STAGE, canary, stable)])
+            judge.replay([Look(LOOK_S * k, stage, canary, stable)])
             if judge.log_evidence >= -math.log(ALPHA):
                 back[run] = LOOK_S * k
                 break
@@ -105,11 +106,11 @@ def judge_errors(traffic: Traffic, *, learn: bool) -> tuple[Seconds, Seconds]:
 
 
 def _arms(traffic: Traffic, run: int) -> Iterator[tuple[Arm, Arm]]:
-    """Return both arms look by look, with their users where they are counted."""
-    counts = [traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad, *(traffic.users or ())]
-    for n, bad, other, other_bad, *users in zip(*(each[run].tolist() for each in counts), strict=True):
-        own, stable = users[:2] or (None, None), users[2:] or (None, None)
-        yield Arm(n, bad, {}, {}, *own), Arm(other, other_bad, {}, {}, *stable)
+    """Return both arms look by look, with their failed users where the router tells them."""
+    counts = [traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad, *(traffic.failed_users or ())]
+    for n, bad, other, other_bad, *failed in zip(*(each[run].tolist() for each in counts), strict=True):
+        own, stable = failed or (None, None)
+        yield Arm(n, bad, failed_users=own), Arm(other, other_bad, failed_users=stable)
 
 
 def _before(traffic: Traffic, run: int) -> list[Look]:

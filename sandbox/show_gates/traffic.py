@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +49,8 @@ class Traffic:
     stable_bad: Counts
     before_n: Counts
     before_bad: Counts
-    users: tuple[Counts, Counts, Counts, Counts] | None = None
-    """Where users keep to their arm: those at risk and those who failed first, of the canary and of stable."""
+    failed_users: tuple[Counts, Counts] | None = None
+    """Where users keep to their arm: those who failed for the first time, of the canary and of stable."""
 
     def coarse(self) -> Traffic:
         """Return the same traffic in the looks of the other rules."""
@@ -132,22 +133,20 @@ def _crash(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:
     return Traffic(given.n, bad, given.stable_n, stable_bad, given.before_n, given.before_bad)
 
 
-def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell) -> Traffic:
-    """One user of a thousand is failed at each request; users ask once a minute and keep to their arm."""
+def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell, own: float = NORMAL) -> Traffic:
+    """Some users are failed at each request, on the canary the share `own`; they ask once a minute on their arm."""
     found = []
-    for n, weight in ((given.n, cell.weight), (given.stable_n, 1 - cell.weight)):
+    for n, weight, share in ((given.n, cell.weight, own), (given.stable_n, 1 - cell.weight, NORMAL)):
         everybody = cell.rps * USER_ASKS_EVERY_S * weight
         bad, failed = np.zeros_like(n), np.zeros_like(n)
-        for run, doomed in enumerate(rng.poisson(everybody * NORMAL, len(n))):
+        for run, doomed in enumerate(rng.poisson(everybody * share, len(n))):
             asks = rng.poisson(LOOK_S / USER_ASKS_EVERY_S, (doomed, LOOKS))
             bad[run] = asks.sum(0)
             begun = np.cumsum(asks > 0, axis=1)
             failed[run] = ((begun == 1) & (asks > 0)).sum(0)
-        at_risk = rng.poisson(everybody * (1 - np.exp(-LOOK_S / USER_ASKS_EVERY_S)), n.shape) + failed
-        found.append((np.maximum(n, bad), bad, at_risk, failed))
-    (n, bad, users, failed), (stable_n, stable_bad, stable_users, stable_failed) = found
-    counted = (users, failed, stable_users, stable_failed)
-    return Traffic(n, bad, stable_n, stable_bad, given.before_n, given.before_bad, counted)
+        found.append((np.maximum(n, bad), bad, failed))
+    (n, bad, failed), (stable_n, stable_bad, stable_failed) = found
+    return Traffic(n, bad, stable_n, stable_bad, given.before_n, given.before_bad, (failed, stable_failed))
 
 
 def _odds(share: float, ratio: float) -> float:
@@ -174,6 +173,7 @@ HARMFUL = [
     Scenario("clumps of 4: 0.1 -> 0.3 %", 0.003, clump=4.0, harmless=False),
     Scenario("clumps of 4: 0.1 -> 1 %", 0.01, clump=4.0, harmless=False),
     Scenario("clumps of 4: 0.1 -> 5 %", 0.05, clump=4.0, harmless=False),
+    Scenario("sticky users: 0.1 -> 5 % of them", NORMAL, harmless=False, change=partial(_sticky, own=0.05)),
 ]
 ADVANCE = [
     Scenario("equal, 0.1 %", NORMAL),

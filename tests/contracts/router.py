@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from model_release.errors import RouteNotConfirmed, RouteTakenOver
-from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, Route, Router
+from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, USERS, Route, Router
 
 OLD, NEW = 20260101020304, 20260102020304
 
@@ -77,7 +77,13 @@ class RouterContract:
         assert all(arm.mirrored.requests == arm.mirrored.errors == 0 for arm in counters.values())
 
     def test_it_says_what_it_can_do_in_words_that_a_refusal_names(self, router: Router) -> None:
-        assert router.capabilities <= {ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR}
+        assert router.capabilities <= {ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR, USERS}
+
+    def test_it_tells_whose_requests_failed_where_it_says_so(self, router: Router) -> None:
+        router.set(route("digits_classifier", sticky_header="x-user"))
+        found = router.failed_users("digits_classifier", NEW, 10, {})
+        assert (found is not None) == (USERS in router.capabilities)
+        assert found is None or (found.canary, found.stable) == (0, 0)
 
     def test_a_route_with_all_that_a_router_may_do_is_read_back_and_confirmed(self, router: Router) -> None:
         asked = route(

@@ -129,12 +129,23 @@ class Model:
 
 
 class Clients:
-    """Clients of one model over HTTP, at a bounded rate and for a bounded time; what they saw is counted."""
+    """
+    Clients of one model over HTTP, at a bounded rate and for a bounded time; what they saw is counted.
+
+    They go through bodies and users side by side; each user says who he is by the header `x-user`.
+    """
 
     def __init__(
-        self, model: Model, bodies: Sequence[bytes] | None = None, *, rate_per_s: float = 120, most: int = 40_000
+        self,
+        model: Model,
+        bodies: Sequence[bytes] | None = None,
+        *,
+        users: Sequence[str] = (),
+        rate_per_s: float = 120,
+        most: int = 40_000,
     ) -> None:
         self._bodies = bodies or [http_body({"image": image[None]}) for image in digits_data.split().live.image]
+        self._headers = [{"x-user": user} for user in users] or [{}]
         self._address = model.environment.router.http
         self._path = f"/v2/models/{model.name}/infer"
         self._interval_s, self._most = 1 / rate_per_s, most
@@ -168,7 +179,8 @@ class Clients:
             if self._stop.wait(self._interval_s):
                 break
             try:
-                connection.request("POST", self._path, self._bodies[number % len(self._bodies)])
+                body, headers = (each[number % len(each)] for each in (self._bodies, self._headers))
+                connection.request("POST", self._path, body, headers)
                 answer = connection.getresponse()
                 text = answer.read()
             except OSError as error:

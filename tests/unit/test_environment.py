@@ -35,3 +35,13 @@ def test_the_key_is_not_shown() -> None:
     assert environment.triton_key is not None
     assert environment.triton_key.get_secret_value() == "x-release-key=open=sesame"
     assert "sesame" not in repr(environment) + environment.model_dump_json()
+
+
+def test_several_envoys_name_where_each_ones_log_of_failed_users_is_seen() -> None:
+    router = {**LEAST["router"], "user_log": {"path": "/logs/users"}}
+    assert [str(file) for file in read(router=router).router.user_log.files] == ["/logs/users"]
+    several = {**router, "admin": ["127.0.0.1:9", "127.0.0.1:10"]}
+    with pytest.raises(BadModelConfig, match=r"user_log.read has to name where the logs of all 2 Envoys"):
+        read(router=several)
+    several["user_log"] = {"path": "/logs/users", "read": ["/seen/one", "/seen/two"]}
+    assert len(read(router=several).router.user_log.files) == 2

@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_release.gates.looks import Arm, difference_by_router
+from model_release.errors import RouterUnavailable
+from model_release.gates.looks import Arm, Look, difference_by_router
 from model_release.ledger.looks import StageLooks
 from model_release.spec import DisagreementGate
 from model_release.steps.answers import _same, asked_so_far
-from model_release.steps.reading import replicas_of, summed
-from model_release.traffic.router import ArmCounters
+from model_release.steps.reading import by_user, failed_users, replicas_of, summed, whose_failed
+from model_release.traffic.router import ArmCounters, FailedUsers
 
 HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
 
@@ -89,3 +90,76 @@ def test_answers_are_the_same_by_class_or_value_by_value_and_nan_is_like_nothing
     close = DisagreementGate(name="same", kind="disagreement", compare="close", atol=1.5, rtol=0)
     near = np.array([[0.0, 3], [1, 3]])
     assert _same(own[:2], near, close).tolist() == [True, False]
+
+
+# --- whose requests failed ------------------------------------------------------------------------
+
+
+def sticky(*, header: str | None = "x-user", judged_alone: bool = False, canary: Any = None) -> Any:
+    asked: list[tuple[Any, ...]] = []
+
+    def failed(*about: Any) -> FailedUsers:
+        asked.append(about)
+        return FailedUsers(3, 1, {"log": [1, 2]})
+
+    return SimpleNamespace(
+        model="digits",
+        spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header)),
+        running=SimpleNamespace(judged_alone=judged_alone),
+        claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=canary or SimpleNamespace(version=7))),
+        router=SimpleNamespace(failed_users=failed),
+        asked=asked,
+    )
+
+
+def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_since_the_look_before() -> None:
+    step = sticky()
+    found = failed_users(step, 50, {"log": [1, 1]})
+    assert step.asked == [("digits", 7, 50, {"log": [1, 1]})]
+    assert found is not None
+    look = by_user(Look(1.0, 50, Arm(10, 4), Arm(20, 2)), found)
+    assert (look.canary, look.stable) == (Arm(10, 4, failed_users=3), Arm(20, 2, failed_users=1))
+
+
+def stage_with(errors: int, looks: int) -> StageLooks:
+    told = [{"canary": {"errors": errors}}] * looks
+    return StageLooks(
+        stage=10,
+        started_at=datetime(2026, 1, 1, tzinfo=UTC),
+        baseline={},
+        counters={},
+        looks=told,
+        users={"log": [1, 1]},
+    )
+
+
+def test_while_the_log_cannot_be_read_nobody_failed_and_the_next_look_goes_on_from_the_same_place() -> None:
+    def unreadable(*_: Any) -> FailedUsers:
+        raise RouterUnavailable("/failed-users.log", "no log")
+
+    step = sticky()
+    step.router = SimpleNamespace(failed_users=unreadable)
+    found, why = whose_failed(step, stage_with(5, 40))
+    assert found == FailedUsers(0, 0, {"log": [1, 1]})
+    assert "source_down" in why[0]
+
+
+def test_a_log_that_is_silent_while_the_router_counts_failures_leaves_the_canary_to_its_requests() -> None:
+    step = sticky()
+    step.router = SimpleNamespace(failed_users=lambda *_: FailedUsers(0, 0, {}, told=0))
+    assert whose_failed(step, stage_with(1, 12)) == (FailedUsers(0, 0, {}), [])  # they may still come
+    found, why = whose_failed(step, stage_with(1, 20))
+    assert found is None
+    assert "counted 12 failed requests of the canary and its log tells of none" in why[0]
+    step.router = SimpleNamespace(failed_users=lambda *_: FailedUsers(0, 0, {}, told=1))
+    assert whose_failed(step, stage_with(1, 20))[1] == []
+
+
+@pytest.mark.parametrize(
+    ("step", "stage"),
+    [(sticky(), 0), (sticky(), 100), (sticky(header=None), 10), (sticky(judged_alone=True), 10)],
+    ids=["shadow", "all of the traffic", "not sticky", "judged alone"],
+)
+def test_users_are_no_unit_where_the_weights_do_not_share_them(step: Any, stage: int) -> None:
+    assert failed_users(step, stage, {}) is None
+    assert step.asked == []

@@ -9,8 +9,9 @@ import pytest
 
 from model_release.identity import date_of
 from tests.sandbox.canary.page import Split, page
+from tests.sandbox.canary.play import VERSION_OF_SPLIT, Told, version_of_scene
 from tests.sandbox.canary.relay import Relay
-from tests.sandbox.canary.scenes import VERSION_OF_SPLIT, Told, scenes, version_of_scene
+from tests.sandbox.canary.scenes import scenes
 
 SCENES = {scene.key: scene for scene in scenes()}
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from model_release.environment import Environment
-from model_release.errors import RouterLacks, RouteTakenOver
+from model_release.errors import RouterLacks, RouterUnavailable, RouteTakenOver
 from model_release.gates.judge import Verdict
 from model_release.gates.looks import Arm, Look, difference
 from model_release.ledger.state import Placement, State, WeightRecord, Weights
@@ -108,6 +108,16 @@ def test_a_spec_that_needs_what_the_router_lacks_is_refused_by_name() -> None:
                   "canary.try_timeout_s needs cross-arm retry", "canary.gates needs per-arm counters"):  # fmt: skip
         assert named in str(refused.value)
     refuse_router(MemoryRouter(), "memory", "digits_classifier", needs)
+
+
+def test_a_log_of_failed_users_that_cannot_be_read_is_told_before_anything_is_touched() -> None:
+    class Unreadable(MemoryRouter):
+        def failed_users(self, *_: Any) -> None:
+            raise RouterUnavailable("/logs/failed-users.log", "there is no log of failed users")
+
+    refuse_router(Unreadable(), "memory", "digits_classifier", spec())
+    with pytest.raises(RouterUnavailable, match="failed-users"):
+        refuse_router(Unreadable(), "memory", "digits_classifier", spec(sticky_header="x-user"))
 
 
 # --- looks at mirrored requests ------------------------------------------------------------------

@@ -10,6 +10,7 @@ from model_release.gates.comparison import Comparison, Count
 from model_release.gates.gate import Gate
 from model_release.gates.looks import Arm, Look, Proportion, Stratum
 from model_release.gates.paired import Disagreement, Drop
+from model_release.gates.users import FirstFailures
 from model_release.spec import AccuracyGate, DisagreementGate, ErrorRateGate, ProportionGate
 
 
@@ -66,23 +67,49 @@ class ErrorGate(ShareGate):
     """
     The share of failed requests.
 
-    Where users are counted they are the unit: with sticky users all requests of a user go to one arm, and one whom the
-    model fails would count as often as he asks. Each look compares those whose first failure it was with all who asked
-    and had not failed before, as survival analysis does. An objective is one for requests.
+    Where looks tell whose requests failed, the canary goes back only when both say so, requests and users. That it is
+    good is proved by requests, which is what a margin is of: first failures get rarer with the time alone.
     """
 
     def __init__(
         self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(spec, alpha_rollback, words="failed", one_armed=one_armed, carried=carried)
+        self._users: FirstFailures | None = None
+        self._by_user = False
         self._one_armed = one_armed
+        if self._shares is not None and carried:
+            # What requests alone came to in a stage that users were told in is more than the gate may go on with.
+            self._shares.wealth.total = min(self._shares.wealth.total, float(carried["log_evidence"]))
 
     def count(self, arm: Arm) -> Count:
-        """Return an arm's users and the failed ones where they are counted, else its requests and the failed ones."""
-        if arm.users is not None and arm.failed_users is not None and self._shares and not self._one_armed:
-            self._shares.unit = "users"
-            return arm.users, arm.failed_users
+        """Return an arm's requests and the failed ones."""
         return arm.requests, arm.errors
+
+    def take(self, look: Look, *, warm: bool) -> None:
+        """Add one look; one that does not tell of users, in a stage whose looks do, is judged by requests."""
+        self._by_user = self._shares is not None and not self._one_armed and FirstFailures.are_told(look)
+        if self._by_user:
+            self._users = self._users or FirstFailures.begin(self.spec.odds_ratio, self._carried)
+            self._users.take(look)
+        super().take(look, warm=warm)
+
+    @property
+    def log_evidence(self) -> float:
+        """The log of the e-value: the lesser of both, which is one where either is."""
+        of_requests = super().log_evidence
+        return min(of_requests, self._users.log_evidence) if self._users and self._by_user else of_requests
+
+    def carried(self) -> dict[str, Any]:
+        """Return what the stages to come need, as JSON values."""
+        return {**super().carried(), "users": self._users.carried() if self._users else None}
+
+    def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
+        """Return the gate's part of a verdict: its shares are of requests, and the sentence says the users too."""
+        report = super().report(alpha_rollback, alpha_advance)
+        if self._users:
+            report["sentence"] += f"; {self._users.sentence()}"
+        return report
 
 
 class OwnCounters(ShareGate):

@@ -55,8 +55,9 @@ class Arm:
     """
     One arm's requests: how many, how many failed, and how many were below each latency bound (ms, cumulative).
 
-    `proportions` are the users' own counters by gate. Where users keep to their arm, `users` are those who asked and
-    had not failed before in the release, `failed_users` those of them who failed now; None where nobody counts users.
+    `proportions` are the users' own counters by gate. Where users keep to their arm, `failed_users` are
+    those who failed for the first time in the release, `users` those who asked and had not failed before; None where
+    nobody counts them.
     """
 
     requests: int = 0
@@ -86,7 +87,8 @@ class Arm:
             raise LookUnusable(f"{type(error).__name__}: {error} in {values!r}") from None
         if not 0 <= arm.errors <= arm.requests:
             raise LookUnusable(f"{arm.errors} errors of {arm.requests} requests")
-        if (arm.users is None) != (arm.failed_users is None) or not 0 <= (arm.failed_users or 0) <= (arm.users or 0):
+        most = math.inf if arm.users is None else arm.users
+        if (arm.failed_users is None and arm.users is not None) or not 0 <= (arm.failed_users or 0) <= most:
             raise LookUnusable(f"{arm.failed_users} failed users of {arm.users}")
         if ordered != sorted(ordered) or (ordered and (ordered[0] < 0 or INFINITE not in buckets)):
             raise LookUnusable(f"latency_buckets {buckets} are not cumulative up to {INFINITE!r}")

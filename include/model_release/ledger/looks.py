@@ -22,7 +22,7 @@ class StageLooks(BaseModel):
     `carried` is what the gates came to in the stages before, set with the first look; None: not worked out yet.
     `replicas` is what the canary's proved replicas had counted at the last look, by name. Of the last look are also
     `routers`, each router's counters by fleet; `own`, the users' counters by gate and arm; `by_replica`, what each of
-    stable's replicas was sent, as (requests, failed ones).
+    stable's replicas was sent, as (requests, failed ones); `users`, up to where the router's failed users were counted.
     """
 
     stage: int
@@ -37,6 +37,7 @@ class StageLooks(BaseModel):
     routers: dict[str, dict[str, Any]] = {}
     own: dict[str, dict[str, Any]] = {}
     by_replica: dict[str, tuple[int, int]] = {}
+    users: dict[str, Any] = {}
 
 
 class BystanderRecord(BaseModel):

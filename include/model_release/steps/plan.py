@@ -29,6 +29,7 @@ from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.shadow import stages_of
 from model_release.traffic import connect
+from model_release.traffic.router import USERS
 from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
 
@@ -92,7 +93,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         read_for_s = READ_FOR_S if release.kind is Kind.BUILD else READ_FOR_S / 10
         known = present(step, state.stable.fleet if state.stable else None, read_for_s)
         plans = forecast(spec.canary, running.stages, known, first_release=running.judged_alone)
-        lines = _lines(release, spec, state, running, plans)
+        lines = _lines(release, spec, state, running, plans, by_user=USERS in router.capabilities)
         step.event("planned", **_facts(running, state), lines=lines)
         return _result(release, spec, running, skip_benchmark=skip_benchmark, plans=plans, lines=lines) | {
             "stable_version": state.stable.version if state.stable else None
@@ -236,7 +237,9 @@ def _fleet_for(release: Release, state: State) -> str:
     return next(fleet for fleet in FLEETS if fleet != stable)
 
 
-def _lines(release: Release, spec: ModelSpec, state: State, running: Running, plans: Sequence[StagePlan]) -> list[str]:
+def _lines(
+    release: Release, spec: ModelSpec, state: State, running: Running, plans: Sequence[StagePlan], *, by_user: bool
+) -> list[str]:
     """Say what will happen, in a few sentences."""
     stable = f"version {state.stable.version} on {state.stable.fleet}" if state.stable else "nothing"
     why = release.reason or f"asked for by {release.by}"
@@ -250,22 +253,27 @@ def _lines(release: Release, spec: ModelSpec, state: State, running: Running, pl
         f"each bakes {spec.canary.min_bake_s:g} to {spec.canary.max_bake_s:g} s; "
         f"at least {bakes / 60:.1f} minutes in all",
         f"gates: {gates}",
-        *_ways_of_requests(spec, running),
+        *_ways_of_requests(spec, running, by_user=by_user),
         *([] if running.approval == "none" else [f"{running.approval.replace('_', ' ')}, a person has to say yes"]),
         *_SAID_OF_MODE.get(release.mode, []),
         *([] if release.benchmark else ["the benchmark is switched off: it is served as the config says, untuned"]),
     ]
 
 
-def _ways_of_requests(spec: ModelSpec, running: Running) -> list[str]:
+_OF_USERS = {
+    True: "A user whose requests fail speaks against the canary once, however many they are; what a stage needs is "
+    "reckoned by requests, as if each came from another user",
+    False: "Errors are counted by request, so where they cluster by user, a few users may have a healthy version "
+    "rolled back; with `router.user_log` in the environment users are counted",
+}
+
+
+def _ways_of_requests(spec: ModelSpec, running: Running, *, by_user: bool) -> list[str]:
     """Say who is asked what beside the weights, where there is anything to say."""
     said = []
     if 0 in running.stages and spec.canary.shadow is not None:
         shadow = spec.canary.shadow
         said.append(f"shadow: {shadow.percent} % of the requests are mirrored to the canary for {shadow.seconds:g} s")
     if not running.first_release and spec.canary.sticky_header is not None:
-        said.append(
-            f"sticky: requests go by the value of the header {spec.canary.sticky_header}. Errors are counted by "
-            "request, so where they cluster by user, a few users may have a healthy version rolled back"
-        )
+        said.append(f"sticky: requests go by the value of the header {spec.canary.sticky_header}. {_OF_USERS[by_user]}")
     return said

@@ -21,11 +21,13 @@ from model_release.spec import ProportionGate
 from model_release.steps.answers import ask
 from model_release.steps.context import Sight, Step
 from model_release.traffic.envoy_counts import total
-from model_release.traffic.router import ArmCounters
+from model_release.traffic.router import ArmCounters, FailedUsers
 
 log = logging.getLogger(__name__)
 
-_SEVERAL = 2
+_SEVERAL, _WHOLE = 2, 100
+#: So many failures have to be in the log so many looks later: Envoy may keep lines for ten seconds.
+_MANY, _LATE_LOOKS = 10, 8
 Routers = Mapping[str, Mapping[str, ArmCounters]]
 
 
@@ -58,9 +60,53 @@ def read(step: Step, looks: StageLooks, **how: Any) -> Read:
     }
     by_replica, kept["by_replica"] = replicas_of(step, how["stable"], looks.by_replica)
     look, kept["own"], troubles = _own_counters(step, look, looks.own)
+    failed, why = whose_failed(step, looks)
+    if failed is not None:
+        look = by_user(look, failed)
+        kept["users"] = dict(failed.upto)
     asked = ask(step, looks)
     look = replace(look, paired=asked.paired, stable_by_replica=by_replica)
-    return Read(look, kept, [*troubles, *asked.troubles])
+    return Read(look, kept, [*troubles, *why, *asked.troubles])
+
+
+def whose_failed(step: Step, looks: StageLooks) -> tuple[FailedUsers | None, list[str]]:
+    """
+    Return who failed for the first time since the look before, and what is wrong with the router's log of them.
+
+    While it cannot be read nobody is told to have failed; those who did are told by the next look that can read it. A
+    log that stays silent while the router counts failures is not the one that it writes: None then, so that the canary
+    is judged by its requests.
+    """
+    try:
+        failed = failed_users(step, looks.stage, looks.users)
+    except RouterUnavailable as error:
+        return FailedUsers(0, 0, looks.users), [f"users: source_down: {error}"]
+    missed = sum(int(look["canary"]["errors"]) for look in looks.looks[:-_LATE_LOOKS])
+    if failed is None or failed.told or missed < _MANY:
+        return failed, []
+    why = (
+        f"users: the router counted {missed} failed requests of the canary and its log tells of none, so errors are "
+        "judged by request; `router.user_log` has to be the file that Envoy writes"
+    )
+    return None, [why]
+
+
+def failed_users(step: Step, stage: int, since: Mapping[str, Any]) -> FailedUsers | None:
+    """
+    Return who failed for the first time; None where arms are not sticky, or users are not told apart.
+
+    Only a part of the traffic makes users of an arm: what is mirrored in a shadow or at 100 % is drawn by request.
+    """
+    canary = step.claim.check().canary
+    if canary is None or step.spec.canary.sticky_header is None or step.running.judged_alone or not 0 < stage < _WHOLE:
+        return None
+    return step.router.failed_users(step.model, canary.version, stage, since)
+
+
+def by_user(look: Look, failed: FailedUsers) -> Look:
+    """Return the look with the users who failed for the first time."""
+    canary, stable = replace(look.canary, failed_users=failed.canary), replace(look.stable, failed_users=failed.stable)
+    return replace(look, canary=canary, stable=stable)
 
 
 def summed(routers: Routers) -> dict[str, ArmCounters]:

@@ -44,7 +44,11 @@ def refuse(sight: Sight, release: Release, spec: ModelSpec, state: State) -> Non
 
 
 def refuse_router(router: Router, where: str, model: str, spec: ModelSpec) -> None:
-    """Raise RouterLacks where the spec needs something that the router cannot do."""
+    """
+    Refuse a spec that needs something that the router cannot do, or cannot do now.
+
+    Raises RouterLacks; RouterUnavailable when it is to tell whose requests fail and its log cannot be read.
+    """
     canary = spec.canary
     needs = {
         "canary.gates": (ARM_COUNTERS, any(not gate.dry_run for gate in canary.gates)),
@@ -57,6 +61,8 @@ def refuse_router(router: Router, where: str, model: str, spec: ModelSpec) -> No
     }
     if lacks:
         raise RouterLacks(model, where, lacks)
+    if canary.sticky_header is not None:
+        router.failed_users(model, 0, 0, {})
 
 
 def refuse_stable(release: Release, state: State) -> None:

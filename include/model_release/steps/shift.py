@@ -10,7 +10,7 @@ from model_release.errors import NoAdvanceVerdict
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running
-from model_release.steps import shadow
+from model_release.steps import reading, shadow
 from model_release.steps.approve import require_approval
 from model_release.steps.context import Step, begin
 from model_release.steps.policy import refuse_advance
@@ -34,10 +34,11 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         refuse_advance(step)
         base = step.archive.require(release.version)
         prove(step, step.running.fleet, base, sealed_bundle(step, release.version))
+        users = _users_upto(step, stage)
         shadow_percent = shadow.percent_of(step.spec.canary, stage)
         route = route_of(step.claim.check(), step, canary_percent=stage, shadow_percent=shadow_percent)
         apply_route(step, route)
-        _open_looks(step, stage)
+        _open_looks(step, stage, users)
         step.event("shifted", stage=stage, weights=route.weights, mirrored=route.mirrored)
         return {"stage": stage, "weights": route.weights, "mirrored": route.mirrored}
 
@@ -63,11 +64,20 @@ def _model(running: Running) -> str:
     return f"version {running.version}"
 
 
-def _open_looks(step: Step, stage: int) -> None:
+def _users_upto(step: Step, stage: int) -> dict[str, Any]:
+    """Return up to where failed users were told in the release, which begins for them with its first weight."""
+    earlier = step.running.stages[: step.running.stages.index(stage)]
+    before = step.looks.read(earlier[-1])[0] if earlier else None
+    failed = reading.failed_users(step, stage, before.users if before else {})
+    return dict(failed.upto) if failed else {}
+
+
+def _open_looks(step: Step, stage: int, users: dict[str, Any]) -> None:
     """Write the counters at the start of the stage; a second try of the step keeps the first's."""
     looks, etag = step.looks.read(stage)
     if looks is not None:
         return
     arms = step.router.counters(step.release.model, step.spec.serving.fleet_pair)
     counters = {fleet: asdict(arm) for fleet, arm in arms.items()}
-    step.looks.write(StageLooks(stage=stage, started_at=step.store.now(), baseline=counters, counters=counters), etag)
+    began = StageLooks(stage=stage, started_at=step.store.now(), baseline=counters, counters=counters, users=users)
+    step.looks.write(began, etag)

@@ -11,7 +11,7 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,17 @@ from model_release.traffic.envoy_admin import EnvoyAdmin
 from model_release.traffic.envoy_clusters import Json, split_host, with_clusters
 from model_release.traffic.envoy_counts import total
 from model_release.traffic.envoy_resources import empty_table, listener, records, response, with_route
-from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, ArmCounters, Route
+from model_release.traffic.envoy_users import failed_users, log_paths
+from model_release.traffic.router import (
+    ARM_COUNTERS,
+    CROSS_ARM_RETRY,
+    MIRROR,
+    STICKY,
+    USERS,
+    ArmCounters,
+    FailedUsers,
+    Route,
+)
 
 LOCK_TIMEOUT_S = 10.0
 CLUSTERS_TIMEOUT_S = 5.0
@@ -32,10 +42,12 @@ POLL_S = 0.05
 class EnvoyRouter:
     """One or more Envoys that read the same directory."""
 
-    capabilities = frozenset({ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR})
-
     def __init__(self, environment: Environment) -> None:
         self._environment = environment
+        self._user_log = environment.router.user_log
+        self.capabilities = frozenset(
+            {ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR, *([USERS] if self._user_log else [])}
+        )
         self._directory = environment.router.directory
         self._admins = [EnvoyAdmin(address, environment.call_timeout_s) for address in environment.router.admin]
 
@@ -136,6 +148,25 @@ class EnvoyRouter:
                 found[fleet][name] = (before[0] + requests, before[1] + failed)
         return found
 
+    def failed_users(self, model: str, version: int, percent: int, since: Mapping[str, Any]) -> FailedUsers | None:
+        """
+        Return whose requests failed, by every Envoy's log; None without such logs.
+
+        Raises RouterUnavailable when one cannot be read or, where a release begins, an Envoy does not write it.
+        """
+        if self._user_log is None:
+            return None
+        if not since:
+            for admin in self._admins:
+                self._require_log(admin, str(self._user_log.path))
+        return failed_users(self._user_log.files, model, version, percent, since)
+
+    @staticmethod
+    def _require_log(admin: EnvoyAdmin, path: str) -> None:
+        if path not in [each for listener in admin.listeners() for each in log_paths(listener)]:
+            why = f"its listener logs no failed users at {path}; start it with the one that `initialise` writes"
+            raise RouterUnavailable(admin.address, why)
+
 
 def initialise(environment: Environment, listen_address: str = "127.0.0.1", port: int | None = None) -> None:
     """
@@ -147,7 +178,9 @@ def initialise(environment: Environment, listen_address: str = "127.0.0.1", port
     directory.mkdir(parents=True, exist_ok=True)
     with _locked(directory):
         _sweep(directory)
-        _replace(directory / "lds.json", [listener(directory, listen_address, port or _port(environment))])
+        user_log = environment.router.user_log
+        clients = listener(directory, listen_address, port or _port(environment), user_log.path if user_log else None)
+        _replace(directory / "lds.json", [clients])
         if not (directory / "cds.json").exists():
             _replace(directory / "cds.json", [])
         if not (directory / "rds.json").exists():

@@ -76,6 +76,11 @@ class EnvoyAdmin:
         tables = [entry["route_config"] for entry in dump if "route_config" in entry]
         return next((table for table in tables if table.get("name") == TABLE), None)
 
+    def listeners(self) -> list[dict[str, Any]]:
+        """Return the listeners that Envoy serves by."""
+        dump = self._dump("resource=dynamic_listeners")
+        return [entry["active_state"]["listener"] for entry in dump if "listener" in entry.get("active_state", {})]
+
     def update(self, file: str) -> Update:
         """Return how Envoy took `cds` or `rds`."""
         prefix = {"cds": "cluster_manager.cds", "rds": f"http.{TABLE}.rds.{TABLE}"}[file]

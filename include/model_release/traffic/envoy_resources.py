@@ -24,6 +24,7 @@ from model_release.traffic.envoy_clusters import (
     cluster_name,
     socket_address,
 )
+from model_release.traffic.envoy_users import access_log, share_of, takes_no_shares
 from model_release.traffic.router import (
     ARM_HEADER,
     ARMS,
@@ -85,14 +86,20 @@ def response(resources: list[Json]) -> Json:
     return {"version_info": digest, "resources": resources}
 
 
-def listener(directory: Path, address: str, port: int) -> Json:
-    """Return the one listener, of HTTP/1.1 and HTTP/2 on one port, whose routes are in the directory's rds.json."""
+def listener(directory: Path, address: str, port: int, user_log: Path | None = None) -> Json:
+    """
+    Return the one listener, of HTTP/1.1 and HTTP/2 on one port, whose routes are in the directory's rds.json.
+
+    With a `user_log` it writes there whose requests of sticky routes fail.
+    """
     manager = {
         "@type": f"{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": TABLE,
         "codec_type": "AUTO",
+        **({"access_log": [access_log(user_log)]} if user_log else {}),
         "rds": {"route_config_name": TABLE, "config_source": file_source(directory / "rds.json")},
         "http_filters": [
+            *([takes_no_shares()] if user_log else []),
             # Without a list of methods the gRPC statuses are counted by cluster alone.
             {
                 "name": "grpc_stats",
@@ -215,16 +222,18 @@ def _action(route: Route, form: str, weights: dict[str, int], protocol: str, kin
     whoever hashes into it stays in it.
     """
     arms = [fleet for fleet in (route.stable, route.canary) if fleet is not None and weights.get(fleet)]
+    is_sticky = route.sticky_header is not None and len(arms) > 1
     clusters = [
         {
             "name": cluster_name(route.model, fleet, protocol, kind if fleet == route.canary else ""),
             "weight": weights[fleet],
             "response_headers_to_add": _told() if kind and fleet == route.canary else _said(route, fleet),
             "response_headers_to_remove": [FAILED_HEADER],
+            **({"request_headers_to_add": [share_of(route, fleet)]} if is_sticky else {}),
         }
         for fleet in arms
     ]
-    sticky = _by_hash(route) if route.sticky_header and len(arms) > 1 else {}
+    sticky = _by_hash(route) if is_sticky else {}
     return {
         "weighted_clusters": {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})},
         **sticky,

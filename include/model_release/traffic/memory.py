@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from model_release.environment import FLEETS
 from model_release.errors import RouteNotConfirmed, RouteTakenOver
 from model_release.traffic.router import (
@@ -10,6 +13,7 @@ from model_release.traffic.router import (
     MIRROR,
     STICKY,
     ArmCounters,
+    FailedUsers,
     Route,
 )
 
@@ -51,6 +55,10 @@ class MemoryRouter:
     def counters_by_replica(self, model: str, pair: str) -> dict[str, dict[str, tuple[int, int]]]:  # noqa: ARG002
         """Return nothing: it has no replicas."""
         return {fleet: {} for fleet in FLEETS}
+
+    def failed_users(self, model: str, version: int, percent: int, since: Mapping[str, Any]) -> FailedUsers | None:  # noqa: ARG002
+        """Return None: it does not tell users apart."""
+        return None
 
     def count(self, model: str, fleet: str, counters: ArmCounters) -> None:
         """Let a fleet have counted so much since the start."""

@@ -20,6 +20,7 @@ ARM_COUNTERS = "per-arm counters"
 STICKY = "sticky arms"
 CROSS_ARM_RETRY = "cross-arm retry"
 MIRROR = "mirroring"
+USERS = "failed users"
 
 
 def nothing_released(model: str) -> str:
@@ -153,11 +154,27 @@ class ArmCounters:
         return ArmCounters(self.mirrored_requests, self.mirrored_errors, buckets, self.generation)
 
 
+@dataclass(frozen=True)
+class FailedUsers:
+    """
+    How many users of each arm's share failed since an earlier reading, who had not failed before.
+
+    Before: in the release by the canary, at this weight by stable. A request that does not say whose it is counts as a
+    user of its own. `upto` is where the next reading goes on from, as JSON values; `told` is how many failed requests
+    of the release are known of.
+    """
+
+    canary: int
+    stable: int
+    upto: Mapping[str, Any]
+    told: int = 0
+
+
 class Router(Protocol):
     """What carries clients' requests to the fleets."""
 
     capabilities: frozenset[str]
-    """What it can do of ARM_COUNTERS, STICKY, CROSS_ARM_RETRY and MIRROR."""
+    """What it can do of ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR and USERS."""
 
     def read(self, model: str) -> Route | None:
         """Return the route that was last set, or None for a model that has none."""
@@ -191,4 +208,13 @@ class Router(Protocol):
         Return what each replica was sent, by fleet and replica: (requests, failed ones), summed over routers.
 
         Empty where a router does not tell replicas apart.
+        """
+
+    def failed_users(self, model: str, version: int, percent: int, since: Mapping[str, Any]) -> FailedUsers | None:
+        """
+        Return whose requests failed since `since`: `upto` of an earlier reading, or empty where the release begins.
+
+        Counted are those at this version of the canary and this weight of it (percent).
+
+        None where the router has not USERS. Raises RouterUnavailable when it cannot be known now.
         """

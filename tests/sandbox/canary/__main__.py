@@ -14,8 +14,9 @@ from pathlib import Path
 
 from sandbox.settings import ROOT
 from tests.sandbox.canary.page import Split, page, row
+from tests.sandbox.canary.play import Told, play, shares_of, stage_of
 from tests.sandbox.canary.relay import Relay
-from tests.sandbox.canary.scenes import Told, play, scenes, shares_of, stage_of
+from tests.sandbox.canary.scenes import scenes
 from tests.sandbox.conftest import own_sandbox
 
 

@@ -1,66 +1,27 @@
-"""
-Scenes of a canary under live traffic: what befalls it, and what came of it.
-
-Each is a release of its own from plan to deploy; then its stages are shifted and looked at as a release does, while
-clients ask all the time and the scene's fault is let in.
-"""
+"""The scenes: what befalls a canary, and what may come of it."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
-from threading import Thread
+import http.client
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from model_release.environment import Environment
-from model_release.errors import RolledBack
-from model_release.gates.bystanders import quantile_ms
-from model_release.identity import Release
-from model_release.spec import AccuracyGate, ErrorRateGate, LatencyGate, ModelSpec
-from model_release.steps import deploy, export, finish, plan, publish, roll_back, shift, validate, watch
-from model_release.traffic import connect
-from model_release.traffic.router import ArmCounters
-from sandbox.supervisor import Supervisor
-from sandbox.triton import faults_file
-from tests.sandbox.canary.relay import Relay
-from tests.sandbox.conftest import Sandbox
-from tests.sandbox.releasing import CHECKPOINTS, FIRST, SECOND, Clients, Model, await_true, quick_spec, remove
+import numpy as np
+
+from example_models import digits_data
+from sandbox.traffic import http_body
+from tests.sandbox.canary.live import Live
+from tests.sandbox.releasing import Clients, Model
 
 #: So many clients ask at once, so that one who waits for a hung canary does not keep the others waiting.
 CLIENTS = 6
 RATE_PER_S = 150.0
-#: What a model with a p99 objective of 50 ms has by default.
-TRY_TIMEOUT_S = 1.0
-LOOK_S = 1.0
-#: So many requests of the canary come before its fault.
-HEALTHY_FIRST = 60
-_FIRST_OF_SCENES, VERSION_OF_SPLIT = 20260201000000, 20260202000000
-Fault = Callable[["Live"], None]
-
-
-def live_spec(name: str) -> ModelSpec:
-    """The example with the gates' own margins of a small canary, and bakes of seconds."""
-    spec = quick_spec(name)
-    gates = [
-        ErrorRateGate(name="errors", kind="error_rate", margin=0.02),
-        LatencyGate(name="latency", kind="latency", slower_than=1.5, margin=0.2),
-        AccuracyGate(name="accuracy", kind="accuracy", allowed_drop=0.02, margin=0.05, requests_per_look=32),
-    ]
-    timing = {
-        "warmup_s": 3,
-        "min_bake_s": 10,
-        "max_bake_s": 120,
-        "look_interval_s": LOOK_S,
-        "hold_s": 0,
-        "try_timeout_s": TRY_TIMEOUT_S,
-    }
-    canary = spec.canary.model_copy(update={**timing, "gates": gates, "min_requests": 100, "stages": [10, 50, 100]})
-    return spec.model_copy(update={"canary": canary})
+EVERY_EIGHTH = 8
+#: A multiple of the two above, so that a user sends the same image always; every eighth a bright one.
+USERS = [f"user {number}" for number in range(480)]
+BRIGHT, TOO_BRIGHT = 100.0, {"fails_above": 2}
+Fault = Callable[[Live], None]
 
 
 @dataclass(frozen=True)
@@ -74,82 +35,9 @@ class Scene:
     """Verdicts that are right; `none` while nothing is decided."""
     stage: int = 10
     traffic: bool = True
+    sticky: bool = False
     longest_s: float = 100.0
     """How long the stage is looked at."""
-
-
-@dataclass
-class Told:
-    """What came of a scene; seconds are from the fault, None where there was no such thing."""
-
-    scene: Scene
-    verdict: str
-    reason: str
-    verdict_after_s: float | None
-    no_weight_after_s: float | None
-    weight_0_after_s: float | None
-    canary_requests: int
-    canary_errors: int
-    client_requests: int
-    client_errors: int
-
-    @property
-    def right(self) -> bool:
-        """Whether the verdict is one that is right, and no client saw an error that both arms did not have."""
-        return self.verdict in self.scene.expected and (self.client_errors == 0 or self.scene.key == "h")
-
-
-@dataclass
-class Live:
-    """A canary at its stage."""
-
-    sandbox: Sandbox
-    model: Model
-    release: Release
-    relay: Relay
-    pending: list[Thread] = field(default_factory=list)
-
-    @property
-    def fleet(self) -> str:
-        """The canary's fleet."""
-        canary = self.model.state.canary
-        assert canary is not None
-        return canary.fleet
-
-    def counters(self) -> ArmCounters:
-        """What the router has counted of the canary's fleet."""
-        return connect(self.model.environment).counters(self.model.name, "default")[self.fleet]
-
-    def suffer(self, canary: Mapping[str, Any], stable: Mapping[str, Any] | None = None) -> None:
-        """Let a version of the model suffer something from now on; nothing is the end of it."""
-        state = self.model.state
-        versions = {self.release.version: canary, state.stable.version if state.stable else 0: stable or {}}
-        path = faults_file(self.sandbox.home.triton / "models")
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({f"{self.model.name}/{version}": fault for version, fault in versions.items()}))
-        fresh.replace(path)
-
-    def slow_down(self, factor: float) -> None:
-        """Let the canary take so many times as long as half of stable's requests do."""
-        stable = self.model.state.stable
-        assert stable is not None
-        counters = connect(self.model.environment).counters(self.model.name, "default")
-        usual_ms = quantile_ms(counters[stable.fleet].latency_buckets, 0.5) or 0.0
-        self.suffer({"delay_ms": (factor - 1) * usual_ms})
-
-    def kill(self, *, every: bool) -> None:
-        """End one or all of the canary's replicas; supervisord starts them again."""
-        supervisor = Supervisor(self.sandbox.home)
-        for replica in self.model.environment.pairs["default"].fleet(self.fleet).replicas[: None if every else 1]:
-            pid = supervisor.state(replica.name).pid
-            if pid > 0:
-                os.kill(pid, signal.SIGKILL)
-
-    def for_a_while(self, seconds: float, end: Callable[[], object]) -> None:
-        """End something later on, beside the looks."""
-        thread = Thread(target=lambda: (time.sleep(seconds), end()), daemon=True)
-        thread.start()
-        self.pending.append(thread)
 
 
 def scenes() -> list[Scene]:
@@ -174,7 +62,31 @@ def scenes() -> list[Scene]:
         ),
         Scene("h", "20 % errors and 30 ms more on both arms for 15 s", _shared, ("advance", "none")),
         Scene("i", "its model hangs, and its replicas stay READY", lambda live: live.suffer({"hang": True}), bad),
+        Scene(
+            "j",
+            "sticky users: one of its own, whom both arms always fail, asks all the time",
+            _one_is_doomed,
+            ("advance", "none"),
+            sticky=True,
+            longest_s=40,
+        ),
+        Scene(
+            "k",
+            "sticky users: it always fails every eighth of its own",
+            lambda live: live.suffer(TOO_BRIGHT),
+            bad,
+            sticky=True,
+        ),
     ]
+
+
+def clients_of(scene: Scene, model: Model) -> list[Clients]:
+    count, rate_per_s = CLIENTS if scene.traffic else 0, RATE_PER_S / CLIENTS
+    if not scene.sticky:
+        return [Clients(model, rate_per_s=rate_per_s) for _ in range(count)]
+    bodies = _users_bodies()[: -1 if scene.fault is _one_is_doomed else None]
+    users = [USERS[place::count] for place in range(count)]
+    return [Clients(model, bodies, users=own, rate_per_s=rate_per_s) for own in users]
 
 
 def _metrics_down(live: Live) -> None:
@@ -188,147 +100,29 @@ def _shared(live: Live) -> None:
     live.for_a_while(15, lambda: live.suffer({}))
 
 
-@contextmanager
-def stage_of(sandbox: Sandbox, name: str, relay: Relay) -> Iterator[Model]:
-    """A model whose first version is stable; what is left of it goes afterwards."""
-    environment = through(relay, sandbox.environment)
-    model = Model(live_spec(name), sandbox.environment)
-    model.spec = quick_spec(name)
-    with Clients(model):
-        model.release(model.build(FIRST))
-    model.spec, model.environment = live_spec(name), environment
-    try:
-        yield model
-    finally:
-        faults_file(sandbox.home.triton / "models").unlink(missing_ok=True)
-        remove(model)
+def _one_is_doomed(live: Live) -> None:
+    live.suffer(TOO_BRIGHT, TOO_BRIGHT)
+    address, path = live.model.environment.router.http, f"/v2/models/{live.model.name}/infer"
+    image = digits_data.split().live.image[0][None]
+
+    def is_on_canary(user: str) -> bool:
+        connection = http.client.HTTPConnection(address, timeout=10)
+        connection.request("POST", path, http_body({"image": image}), {"x-user": user})
+        answer = connection.getresponse()
+        answer.read()
+        connection.close()
+        return answer.getheader("x-model-arm") == "canary"
+
+    doomed = next(user for user in (f"doomed {number}" for number in range(1000)) if is_on_canary(user))
+    live.stack.enter_context(Clients(live.model, [_bright(image)], users=[doomed], rate_per_s=10))
 
 
-def through(relay: Relay, environment: Environment) -> Environment:
-    """Return the environment whose router is asked through the relay."""
-    return environment.model_copy(update={"router": environment.router.model_copy(update={"admin": [relay.address]})})
+def _bright(image: np.ndarray[Any, Any]) -> bytes:
+    return http_body({"image": np.full_like(image, BRIGHT)})
 
 
-def version_of_scene(number: int) -> int:
-    """Return the version that is released in a scene; each has one of its own."""
-    return _FIRST_OF_SCENES + number
-
-
-def _deployed(model: Model, version: int) -> Release:
-    """Build and deploy a version of SECOND's weights, up to its canary without weight."""
-    release = model.build(version, checkpoint=CHECKPOINTS[SECOND], benchmark=False)
-    plan.run(release, model.environment, model.spec)
-    for step in (export, validate, publish, deploy):
-        step.run(release, model.environment)
-    return release
-
-
-def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
-    """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
-    release = _deployed(model, version_of_scene(number))
-    live = Live(sandbox, model, release, relay)
-    counted = live.counters()
-    fleet = live.fleet
-    with ExitStack() as all_clients:
-        rate_per_s, count = RATE_PER_S / CLIENTS, CLIENTS if scene.traffic else 0
-        clients = [all_clients.enter_context(Clients(model, rate_per_s=rate_per_s)) for _ in range(count)]
-        decided, began, ended, first_zero = _stages(scene, live)
-        verdict_after_s = ended - began if decided["action"] else None
-        undone = _go_back(live)
-        after = connect(model.environment).counters(model.name, "default")[fleet]
-        client_errors, client_requests = (
-            sum(each.failed() for each in clients),
-            sum(each.seen.total() for each in clients),
-        )
-    for thread in live.pending:
-        thread.join()
-    faults_file(sandbox.home.triton / "models").unlink(missing_ok=True)
-    return Told(
-        scene,
-        verdict=decided["action"] or "none",
-        reason=decided["reason"],
-        verdict_after_s=verdict_after_s,
-        no_weight_after_s=first_zero,
-        weight_0_after_s=undone,
-        canary_requests=after.requests - counted.requests,
-        canary_errors=after.errors - counted.errors,
-        client_requests=client_requests,
-        client_errors=client_errors,
-    )
-
-
-def _stages(scene: Scene, live: Live) -> tuple[dict[str, Any], float, float, float | None]:
-    """
-    Go through the stages.
-
-    Returns the last look, when the fault came, when that look was over, and how long after the fault the weight was
-    withdrawn.
-    """
-    began = ended = time.monotonic()
-    first_zero = None
-    decided: dict[str, Any] = {"action": None, "reason": ""}
-    for stage in [each for each in live.model.spec.canary.stages if each <= scene.stage]:
-        shift.run(live.release, live.model.environment, stage)
-        if stage == scene.stage and scene.fault is not None:
-            enough = live.counters().requests + HEALTHY_FIRST
-            await_true(lambda enough=enough: live.counters().requests > enough, "healthy requests come first")
-            watch.look(live.release, live.model.environment, stage)
-            began = time.monotonic()
-            scene.fault(live)
-        deadline = time.monotonic() + scene.longest_s
-        while decided["action"] is None and time.monotonic() < deadline:
-            started = time.monotonic()
-            decided = watch.look(live.release, live.model.environment, stage)
-            ended = time.monotonic()
-            if first_zero is None and getattr(live.model.state.weights.intent, live.fleet) == 0:
-                first_zero = time.monotonic() - began
-            time.sleep(max(0.0, LOOK_S - (time.monotonic() - started)))
-        if decided["action"] != "advance" or stage == scene.stage:
-            break
-        decided = {"action": None, "reason": ""}
-    return decided, began, ended, first_zero
-
-
-def _go_back(live: Live) -> float | None:
-    """End as the release would; a model that hangs does so until its weight is 0, or nothing could unload it."""
-    model, fleet = live.model, live.fleet
-    done: list[dict[str, Any]] = []
-    back = Thread(target=lambda: done.append(roll_back.run(live.release, model.environment, "the scene is over")))
-    live.relay.open()
-    back.start()
-
-    def is_back() -> bool:
-        route = connect(model.environment).read(model.name)
-        return route is not None and route.weights[fleet] == 0
-
-    await_true(is_back, "the traffic is back")
-    time.sleep(2)
-    live.suffer({})
-    back.join()
-    _finish(live.release, model.environment)
-    return float(done[0]["weight_0_after_s"]) if done and done[0]["rolled_back"] else None
-
-
-def _finish(release: Release, environment: Environment) -> None:
-    with suppress(RolledBack):
-        finish.run(release, environment)
-
-
-def shares_of(model: Model, *, requests: int = 2000) -> dict[int, tuple[int, int]]:
-    """Return, by weight, how many requests clients sent and how many of them the canary answered."""
-    release = _deployed(model, VERSION_OF_SPLIT)
-    router, seen = connect(model.environment), {}
-    deployed = router.read(model.name)
-    assert deployed is not None
-    stable, canary = str(deployed.stable), str(deployed.canary)
-    for percent in (10, 50):
-        shared = replace(deployed, weights={stable: 100 - percent, canary: percent})
-        router.set(shared)
-        router.confirm(shared, 15)
-        with Clients(model, rate_per_s=400) as clients:
-            await_true(lambda clients=clients: clients.seen.total() > requests, "clients ask", 120)
-        by_version = clients.by_version()
-        seen[percent] = (sum(by_version.values()), by_version.get(str(release.version), 0))
-    roll_back.run(release, model.environment, "the scene is over")
-    _finish(release, model.environment)
-    return seen
+def _users_bodies() -> list[bytes]:
+    """What each user sends, the eighth of eight as bright as nobody's image is; in j nobody does."""
+    images = digits_data.split().live.image
+    plain = [http_body({"image": images[number % len(images)][None]}) for number in range(EVERY_EIGHTH - 1)]
+    return [*plain, _bright(images[:1])]

@@ -1,0 +1,183 @@
+"""A real Envoy's log of failed users: who fails is told by user and arm, also where no client saw it."""
+
+from __future__ import annotations
+
+import http.client
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from model_release.environment import Environment
+from model_release.errors import RouterUnavailable
+from model_release.traffic.envoy import EnvoyRouter
+from tests.contracts.router import NEW, route
+from tests.sandbox.envoy.parts import MODEL, Sandbox, call, eventually, put
+
+NAMES = [f"user {number}" for number in range(40)]
+PERCENT = 50
+ELSEWHERE = {"dead": "127.0.0.1:1", "nowhere": "nowhere.invalid:1"}
+
+
+def share(router: EnvoyRouter, **changes: Any) -> None:
+    put(router, route(MODEL, canary_percent=PERCENT, **{"sticky_header": "x-user", "try_timeout_s": 0.5, **changes}))
+
+
+def log_of(sandbox: Sandbox) -> Path:
+    log = sandbox.environment.router.user_log
+    assert log is not None
+    return log.path
+
+
+class Readings:
+    """What the log tells since the reading before, once Envoy has written it."""
+
+    def __init__(self, router: EnvoyRouter) -> None:
+        self._router, self._upto = router, dict[str, Any]()
+        self.now()
+        self._upto = self._read
+
+    def now(self) -> tuple[int, int]:
+        """Of canary and stable."""
+        found = self._router.failed_users(MODEL, NEW, PERCENT, self._upto)
+        assert found is not None
+        self._read = dict(found.upto)
+        return found.canary, found.stable
+
+    def come_to(self, canary: int, stable: int) -> None:
+        eventually(lambda: sum(self.now()) >= canary + stable)
+        assert self.now() == (canary, stable)
+        self._upto = self._read
+
+
+def arms(sandbox: Sandbox) -> dict[str, list[str]]:
+    """Which users are whose."""
+    found: dict[str, list[str]] = {"canary": [], "stable": []}
+    for name in NAMES:
+        found[sandbox.get(x_user=name).headers["x-model-arm"]].append(name)
+    return found
+
+
+def ask_all(sandbox: Sandbox, mode: str, names: list[str] = NAMES) -> list[int]:
+    return [sandbox.get(x_user=name, x_mode=mode).status for name in names]
+
+
+def test_whoever_an_arm_fails_is_told_once_also_where_stable_answered_for_it(
+    sandbox: Sandbox, router: EnvoyRouter
+) -> None:
+    share(router)
+    told, whose = Readings(router), arms(sandbox)
+    assert min(map(len, whose.values())) >= 8
+    assert set(ask_all(sandbox, "green:broken")) == {200}  # no client sees it
+    told.come_to(len(whose["canary"]), 0)
+    assert set(ask_all(sandbox, "broken")) == {500}
+    told.come_to(0, len(whose["stable"]))
+
+
+def test_an_answer_that_is_too_late_is_a_failure_of_its_user(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told, whose = Readings(router), arms(sandbox)
+    assert ask_all(sandbox, "green:stuck", whose["canary"][:2]) == [200, 200]
+    told.come_to(2, 0)
+
+
+def test_calls_over_grpc_are_told_by_their_status(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told, whose = Readings(router), arms(sandbox)
+    with sandbox.channel() as channel:
+        for name in NAMES:
+            for mode in ("refused", "not-found"):  # the client's own fault, say both arms
+                with pytest.raises(grpc.RpcError):
+                    call(channel, x_model=MODEL, x_user=name, x_mode=mode)
+        for name in NAMES:
+            assert call(channel, x_model=MODEL, x_user=name, x_mode="green:broken")[0] == "blue"
+        told.come_to(len(whose["canary"]), 0)
+        for name in NAMES:
+            with pytest.raises(grpc.RpcError, match="INTERNAL"):
+                call(channel, x_model=MODEL, x_user=name, x_mode="broken")
+        told.come_to(0, len(whose["stable"]))
+
+
+def test_good_answers_clients_faults_and_forced_requests_are_not_told(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told = Readings(router)
+    assert set(ask_all(sandbox, "")) == {200}
+    assert set(ask_all(sandbox, "refused")) == {400}
+    sandbox.get(x_user="forced", x_mode="broken", x_model_force_arm="canary")
+    ask_all(sandbox, "broken", ["the last"])
+    eventually(lambda: sum(told.now()) > 0)
+    assert sum(told.now()) == 1
+    assert log_of(sandbox).read_text().count("\n") == 1
+
+
+@pytest.mark.parametrize("arm", ["canary", "stable"])
+def test_no_client_can_say_whose_its_failures_are(sandbox: Sandbox, router: EnvoyRouter, arm: str) -> None:
+    share(router)
+    put(router, route("other_model", canary_percent=50))
+    told, lie = Readings(router), f"{MODEL} {NEW} {PERCENT} {arm} nobody"
+    for path in ("/nothing", f"/v2/models/{MODEL}/versions/1/infer", "/v2/models/other_model/infer"):
+        assert sandbox.get(path, x_mode="broken", x_model_share=lie).status >= 404
+    assert sandbox.get(x_mode="broken", x_model_force_arm="canary", x_model_share=lie).status == 500
+    assert sandbox.get(x_mode="broken", x_user="the last", x_model_share=lie).status == 500
+    eventually(lambda: sum(told.now()) > 0)
+    assert sum(told.now()) == 1
+    assert log_of(sandbox).read_text().count("\n") == 1
+
+
+def test_requests_without_the_header_are_each_of_somebody_else(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told = Readings(router)
+    for _ in range(12):
+        sandbox.get(x_mode="broken")
+    eventually(lambda: sum(told.now()) == 12)
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_a_canary_of_which_nothing_is_reached_fails_each_of_its_users(sandbox: Sandbox, place: str) -> None:
+    values = sandbox.environment.model_dump()
+    replica = {"name": place, "http": ELSEWHERE[place], "grpc": ELSEWHERE[place], "metrics": "127.0.0.1:1"}
+    values["pairs"]["default"]["green"] = {"replicas": [replica]}
+    router = EnvoyRouter(Environment.model_validate(values))
+    share(router)
+    told = Readings(router)
+    assert len(arms(sandbox)["stable"]) == len(NAMES)
+    eventually(lambda: told.now()[0] >= 8)
+    assert told.now()[1] == 0
+
+
+def test_nothing_is_told_where_arms_are_not_sticky_or_not_two(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    for changes in ({"sticky_header": None}, {"weights": {"blue": 0, "green": 100}}):
+        share(router, **changes)
+        assert set(ask_all(sandbox, "broken", NAMES[:4])) == {500}
+    share(router)
+    told = Readings(router)
+    ask_all(sandbox, "broken", ["the last"])
+    eventually(lambda: sum(told.now()) > 0)
+    assert log_of(sandbox).read_text().count("\n") == 1
+
+
+def test_a_log_is_rotated_under_a_release_without_a_user_being_lost(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told, whose = Readings(router), arms(sandbox)
+    ask_all(sandbox, "green:broken", whose["canary"][:2])
+    told.come_to(2, 0)
+    ask_all(sandbox, "green:broken", whose["canary"][:3])
+    log = log_of(sandbox)
+    log.rename(f"{log}.1")
+    admin = http.client.HTTPConnection("127.0.0.1", sandbox.admin, timeout=5)
+    admin.request("POST", "/reopen_logs")
+    assert admin.getresponse().status == 200
+    admin.close()
+    eventually(log.exists)
+    ask_all(sandbox, "green:broken", whose["canary"][:4])
+    told.come_to(2, 0)
+
+
+def test_an_envoy_that_does_not_write_the_log_is_found_out_before_a_release(sandbox: Sandbox, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere.log"
+    elsewhere.touch()
+    values = sandbox.environment.model_dump()
+    values["router"]["user_log"] = {"path": elsewhere}
+    with pytest.raises(RouterUnavailable, match=r"logs no failed users at .*elsewhere.log; start it with the one"):
+        EnvoyRouter(Environment.model_validate(values)).failed_users(MODEL, NEW, PERCENT, {})

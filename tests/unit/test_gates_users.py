@@ -1,0 +1,254 @@
+"""Errors by user: a canary goes back within alpha however busy and doomed its users are, and at once when it is bad."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from model_release.errors import LookUnusable
+from model_release.gates.judge import Judge, Verdict
+from model_release.gates.looks import Arm, Look
+from model_release.gates.stream import judged
+from model_release.gates.users import FirstFailures
+from model_release.spec import Canary
+
+ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
+LOOKS_A_STAGE, LOOK_S = 40, 2.5
+
+
+def canary(**values: object) -> Canary:
+    return Canary.model_validate(
+        {"stages": [10, 50, 100], "min_bake_s": 10, "min_requests": 100, "gates": [ERRORS], **values}
+    )
+
+
+@dataclass
+class Played:
+    """A release at 10 and 50 % with sticky users: `fails(arm, look)` says whom an arm fails at every request then."""
+
+    rng: np.random.Generator
+    rates: np.ndarray[Any, Any]
+    """How often a user asks in a look, on average."""
+
+    def looks(self, fails: Any, stages: tuple[int, ...] = (10, 50)) -> Iterator[Look]:
+        place = self.rng.random(len(self.rates))
+        gone, gone_in_stage = np.zeros((2, len(place)), bool)
+        for k in range(LOOKS_A_STAGE * len(stages)):
+            stage = stages[k // LOOKS_A_STAGE]
+            if k % LOOKS_A_STAGE == 0:
+                gone_in_stage[:] = False
+            own, asks = place < stage / 100, self.rng.poisson(self.rates)
+            on_canary, on_stable = (
+                arm & fails(name, k) & (asks > 0) for arm, name in ((own, "canary"), (~own, "stable"))
+            )
+            failed, stable_failed = on_canary & ~gone, on_stable & ~gone_in_stage
+            gone |= on_canary
+            gone_in_stage |= on_stable
+            yield Look(
+                LOOK_S * (k + 1),
+                stage,
+                Arm(int(asks[own].sum()), int(asks[on_canary].sum()), failed_users=int(failed.sum())),
+                Arm(int(asks[~own].sum()), int(asks[on_stable].sum()), failed_users=int(stable_failed.sum())),
+            )
+
+
+def by_request(looks: list[Look]) -> list[Look]:
+    return [
+        replace(look, canary=replace(look.canary, failed_users=None), stable=replace(look.stable, failed_users=None))
+        for look in looks
+    ]
+
+
+def back_at(looks: list[Look], asked: Canary) -> int | None:
+    """At which look the evidence suffices, if ever; without the verdicts, which take their time."""
+    carried, number = None, 0
+    for stage, of_stage in itertools.groupby(looks, lambda each: each.stage):
+        judge = Judge(asked, stage, first_release=False, bounds_ms=None, carried=carried)
+        for each in of_stage:
+            number += 1
+            judge.replay([each])
+            if judge.log_evidence >= -math.log(asked.alpha_rollback):
+                return number
+        carried = judge.carried()
+    return None
+
+
+# --- a healthy canary -----------------------------------------------------------------------------
+
+
+def test_busy_and_doomed_users_send_a_healthy_canary_back_within_alpha() -> None:
+    """Some ask a hundred times as often as others, and 2 % fail at every request on either arm."""
+    rng, runs, asked = np.random.default_rng(17), 80, canary(alpha_rollback=0.05)
+    back = blind = 0
+    for _ in range(runs):
+        busy = rng.pareto(1.1, 400)
+        doomed = rng.random(400) < 0.02
+        played = list(Played(rng, np.minimum(busy / busy.mean(), 20.0)).looks(lambda *_, doomed=doomed: doomed))
+        back += back_at(played, asked) is not None
+        blind += back_at(by_request(played), asked) is not None
+    assert back <= stats.binom.ppf(0.99, runs, 0.05)
+    assert blind > stats.binom.ppf(0.999, runs, 0.05)  # requests alone are the trap
+
+
+def test_a_canary_that_fails_other_users_than_stable_does_but_no_more_of_them_stays() -> None:
+    """At 50 % many users meet the canary for the first time, while stable has failed its own before."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        doomed = {arm: rng.random(20_000) < 0.01 for arm in ("canary", "stable")}
+        played = Played(rng, np.full(20_000, 0.05 * LOOK_S)).looks(lambda arm, _, doomed=doomed: doomed[arm])
+        assert back_at(list(played), canary()) is None
+
+
+def test_an_incident_of_stable_alone_is_not_held_against_the_canary_afterwards() -> None:
+    """It leaves stable fewer users who can still fail for the first time."""
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+
+        def fails(arm: str, k: int, rng: np.random.Generator = rng) -> Any:
+            return rng.random(5000) < (0.5 if arm == "stable" and 5 <= k < 17 else 0.002)
+
+        assert back_at(list(Played(rng, np.full(5000, 0.2 * LOOK_S)).looks(fails)), canary()) is None
+
+
+# --- a bad one ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begins", [0, 20])
+@pytest.mark.parametrize(
+    ("stage", "users", "asks_per_s"), [(10, 200, 1), (10, 1000, 1), (10, 5000, 1), (50, 1000, 1), (50, 1000, 0.2)]
+)
+def test_an_outage_goes_back_as_fast_as_by_requests_however_regular_the_users_are(
+    stage: int, users: int, asks_per_s: float, begins: int
+) -> None:
+    """All of them fail for the first time in one look or two, and for ever after."""
+    rng = np.random.default_rng(5)
+
+    def fails(arm: str, k: int) -> Any:
+        return np.full(users, arm == "canary" and k >= begins) | (rng.random(users) < 0.001)
+
+    played = list(Played(rng, np.full(users, asks_per_s * LOOK_S)).looks(fails, (stage,)))
+    found = back_at(played, canary())
+    assert found is not None
+    assert found == back_at(by_request(played), canary())
+    assert found <= begins + 10
+
+
+def test_a_canary_that_always_fails_every_seventh_user_goes_back() -> None:
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        harmed = rng.random(400) < 0.15
+        played = Played(rng, np.full(400, 1.0)).looks(lambda arm, _, harmed=harmed: harmed & (arm == "canary"))
+        assert back_at(list(played), canary()) is not None
+
+
+def test_one_look_in_which_all_users_fail_may_be_one_crash() -> None:
+    looks = [look(k) for k in range(1, 40)]
+    looks[10] = look(11, bad=100, failed=40)
+    assert back_at(looks, canary()) is None
+
+
+# --- what looks tell ------------------------------------------------------------------------------
+
+
+def look(k: int, stage: int = 10, *, bad: int = 0, failed: int | None = 0, stable_failed: int | None = 0) -> Look:
+    return Look(2.5 * k, stage, Arm(100, bad, failed_users=failed), Arm(900, 0, failed_users=stable_failed))
+
+
+def verdicts(looks: list[Look]) -> Iterator[Verdict]:
+    return judged(canary(), looks)
+
+
+def test_one_user_who_fails_all_day_is_one_failure() -> None:
+    looks = [look(1, bad=50, failed=1), *(look(k, bad=50) for k in range(2, 60))]
+    assert "rollback" not in {verdict.verdict for verdict in verdicts(looks)}
+    assert "rollback" in {verdict.verdict for verdict in verdicts(by_request(looks))}
+
+
+def test_a_canary_whose_few_users_fail_most_requests_is_not_proved_good() -> None:
+    """That is of requests: a share of first failures falls with the time alone."""
+    *_, last = verdicts([look(1, bad=50, failed=1), *(look(k, bad=50) for k in range(2, 60))])
+    assert (last.verdict, last.gates[0]["verdict"]) == ("inconclusive", "inconclusive")
+    *_, healthy = verdicts([look(k) for k in range(1, 60)])
+    assert healthy.verdict == "advance"
+
+
+def test_the_sentence_says_requests_and_users() -> None:
+    *_, last = verdicts([look(k, bad=3, failed=2, stable_failed=1) for k in range(1, 4)])
+    said = last.gates[0]["sentence"]
+    assert "9 of 300 canary requests (3.00%) failed, 0 of 2700 of stable" in said
+    assert "by user: 6 failed for the first time on the canary, 3 on stable" in said
+
+
+def test_evidence_is_never_more_than_what_requests_alone_would_give() -> None:
+    rng = np.random.default_rng(1)
+    both, alone = (Judge(canary(), 10, first_release=False, bounds_ms=None) for _ in range(2))
+    for k in range(1, 40):
+        failed = [int(rng.integers(0, 4)), int(rng.integers(0, 9))]
+        each = look(k, bad=int(rng.integers(0, 8)), failed=failed[0], stable_failed=failed[1])
+        both.replay([each])
+        alone.replay(by_request([each]))
+        assert both.log_evidence <= alone.log_evidence
+
+
+def test_stages_without_users_go_on_from_the_lesser_evidence_and_alpha_is_spent_once() -> None:
+    """A shadow and 100 % are judged by requests, the stages between by both."""
+    judge = Judge(canary(), 0, first_release=False, bounds_ms=None)
+    judge.replay([look(k, 0, bad=1, failed=None, stable_failed=None) for k in range(1, 4)])
+    found = [judge.log_evidence]
+    assert found[0] > 0
+    for stage in (10, 50):
+        judge = Judge(canary(), stage, first_release=False, bounds_ms=None, carried=judge.carried())
+        judge.replay([look(1, stage)])
+        assert judge.log_evidence == pytest.approx(found[-1])
+        judge.replay([look(k, stage, bad=40, failed=1) for k in range(2, 4)])
+        found.append(judge.log_evidence)
+    assert found == sorted(found)
+    whole = Judge(canary(), 100, first_release=False, bounds_ms=None, carried=judge.carried())
+    whole.replay([Look(2.5, 100, Arm(1000, 0), control=Arm(100, 0))])
+    assert whole.log_evidence == pytest.approx(found[-1])
+
+
+def test_requests_of_one_doomed_user_are_no_evidence_in_any_later_stage() -> None:
+    judge = Judge(canary(), 10, first_release=False, bounds_ms=None)
+    judge.replay([look(k, bad=60) for k in range(1, 30)])
+    assert judge.log_evidence <= 0
+    after = Judge(canary(), 50, first_release=False, bounds_ms=None, carried=judge.carried())
+    assert after.log_evidence <= 0
+
+
+def test_users_are_told_of_with_or_without_those_who_asked() -> None:
+    arm = {"requests": 5, "errors": 1, "latency_buckets": {}}
+    assert Arm.from_dict({**arm, "failed_users": 1}).failed_users == 1
+    assert Arm.from_dict({**arm, "failed_users": 1, "users": 3}).users == 3
+    for wrong in ({"users": 3}, {"users": 3, "failed_users": 4}, {"failed_users": -1}):
+        with pytest.raises(LookUnusable, match="failed users of"):
+            Arm.from_dict({**arm, **wrong})
+
+
+def test_users_are_held_against_the_weight_and_not_against_how_busy_the_arms_are() -> None:
+    """A busy user on the canary makes its share of the requests great, not its share of the users."""
+    quiet, busy = FirstFailures(1.5), FirstFailures(1.5)
+    for k in range(1, 6):
+        quiet.take(Look(k, 10, Arm(100, failed_users=1), Arm(900, failed_users=1)))
+        busy.take(Look(k, 10, Arm(500, failed_users=1), Arm(500, failed_users=1)))
+    assert quiet.log_evidence == busy.log_evidence > 0
+
+
+def test_users_who_asked_are_taken_where_they_are_known() -> None:
+    told, weighed = FirstFailures(1.5), FirstFailures(1.5)
+    told.take(Look(1, 10, Arm(100, users=50, failed_users=2), Arm(900, users=50, failed_users=2)))
+    weighed.take(Look(1, 50, Arm(100, failed_users=2), Arm(900, failed_users=2)))
+    assert told.log_evidence == weighed.log_evidence
+
+
+@pytest.mark.parametrize("stage", [0, 100])
+def test_at_weights_that_share_no_users_failed_ones_are_not_taken(stage: int) -> None:
+    assert not FirstFailures.are_told(look(1, stage))
+    assert FirstFailures.are_told(look(1, 10))
