@@ -29,6 +29,9 @@ install: .venv/.installed .venv-triton/.installed ## .venv and .venv-triton, fro
 .venv-triton/.installed: requirements-triton.lock scripts/install
 	@scripts/install triton "$(PYTHON)"
 
+.venv-analyzer/.installed: requirements-analyzer.lock scripts/install
+	@scripts/install analyzer "$(PYTHON)"
+
 up: install ## start the sandbox: S3, Tritons, Envoy, traffic, Airflow
 	@$(BIN)/python -m sandbox up
 
@@ -84,7 +87,7 @@ show-publish: up ## sealing 1 GB against `aws s3 cp` of the same files, and the 
 show-batching: install ## dynamic batching on against off, and Triton against FastAPI: docs/benchmark-measured.md (minutes)
 	@$(BIN)/python -m sandbox.show_benchmarks batching
 
-show-tuner: install ## the tuner against brute force: the same page (many minutes)
+show-tuner: install .venv-analyzer/.installed ## the tuner, and NVIDIA's Model Analyzer, against brute force: the same page (an hour)
 	@$(BIN)/python -m sandbox.show_benchmarks tuner
 
 show-router: install ## what Envoy costs: the same page

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shlex
 import shutil
 import stat
 import sys
@@ -77,25 +78,43 @@ def replica_command(
     region = f"sandbox-triton-{http_port}-"
     flags = [
         f"--model-repository={repository_url}",
-        f"--backend-directory={backends}",
         "--model-control-mode=explicit",
         "--load-model=*",
         "--exit-on-error=false",
         "--strict-readiness=false",
+        f"--http-port={http_port}",
+        f"--grpc-port={grpc_port}",
+        f"--metrics-port={metrics_port}",
+        f"--backend-config=python,shm-region-prefix-name={region}",
+        *_flags_of_all(backends),
+    ]
+    return ["/bin/sh", "-c", _START_TRITON, "start-triton", region, str(_tritonserver(venv)), *flags]
+
+
+def _flags_of_all(backends: Path) -> list[str]:
+    """Return what each Triton of the sandbox is started with: on loopback alone, with our backends, and small."""
+    return [
+        f"--backend-directory={backends}",
         "--disable-auto-complete-config",
         f"--http-address={HOST}",
         f"--grpc-address={HOST}",
         f"--metrics-address={HOST}",
-        f"--http-port={http_port}",
-        f"--grpc-port={grpc_port}",
-        f"--metrics-port={metrics_port}",
         "--http-thread-count=4",
         "--exit-timeout-secs=5",
-        f"--backend-config=python,shm-region-prefix-name={region}",
         f"--backend-config=python,shm-default-byte-size={_SHARED_MEMORY_BYTES}",
         f"--backend-config=python,shm-growth-byte-size={_SHARED_MEMORY_BYTES}",
     ]
-    return ["/bin/sh", "-c", _START_TRITON, "start-triton", region, str(_tritonserver(venv)), *flags]
+
+
+def server_script(venv: Path, folder: Path) -> Path:
+    """Write a tritonserver for tools that start one by themselves, with flags of their own; returns it."""
+    variables = replica_environment(venv, "none", "none", folder / "temp")
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    flags = shlex.join(_flags_of_all(prepare_backends(venv, folder)))
+    script = folder.absolute() / "tritonserver"
+    script.write_text(f'#!/bin/sh\n{exports}exec {shlex.quote(str(_tritonserver(venv)))} "$@" {flags}\n')
+    _make_executable(script)
+    return script
 
 
 def replica_environment(

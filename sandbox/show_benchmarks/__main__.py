@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from model_release.benchmark.search import MOST_RUNS
 from model_release.errors import ReleaseError
 from sandbox.errors import SandboxError
 from sandbox.show_benchmarks import batching, router, tuner
@@ -47,7 +48,7 @@ def _fresh(folder: Path, name: str) -> Path:
 
 
 def _batching(shown: list[Shown], onnx: Path, folder: Path, small: bool) -> str:
-    levels, rounds, seconds = (_SMALL_LEVELS, 1, _SMALL_S) if small else ((1, 4, 16, 64), 3, 2.0)
+    levels, rounds, seconds = (_SMALL_LEVELS, 1, _SMALL_S) if small else ((1, 2, 4, 8, 16, 32, 64), 3, 2.0)
     found = [
         batching.measure(
             each, each.export(onnx), _fresh(folder, each.name), levels=levels, rounds=rounds, seconds=seconds
@@ -58,7 +59,7 @@ def _batching(shown: list[Shown], onnx: Path, folder: Path, small: bool) -> str:
 
 
 def _tuner(shown: list[Shown], onnx: Path, folder: Path, small: bool) -> str:
-    levels, repeats, seconds = (_SMALL_LEVELS, 1, _SMALL_S) if small else ((8, 32), 3, 1.2)
+    levels, repeats, seconds = (_SMALL_LEVELS, 1, _SMALL_S) if small else ((8, 32), MOST_RUNS, 1.2)
     grid = tuner.GRID[:2] if small else tuner.GRID
     found = [
         tuner.measure(

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tritonclient.grpc import InferenceServerClient
+
 from model_release.benchmark import run_benchmark
 from model_release.benchmark.intervals import Interval, interval
 from model_release.benchmark.result import described
@@ -25,6 +27,9 @@ ON, OFF, ON_HTTP, FASTAPI = "batching on", "batching off", "batching on, JSON", 
 _OFF_MODEL = "without_batching"
 #: What the tuner may choose of for the server with batching; both servers then have as many instances.
 _DELAYS, _INSTANCES = (0, 500, 2000), (1, 2)
+_BOUNDS = (1, 2, 4, 8)
+_ENOUGH = 20
+_NS_PER_MS = 1e6
 
 
 @dataclass
@@ -34,16 +39,18 @@ class Curves:
     model: str
     tuning: str
     found: dict[str, list[dict[int, Level]]]
+    execution_ms: dict[int, float]
+    """What one execution of a batch took on the server with batching, by the samples in it."""
 
     def bounds_ms(self) -> list[float]:
-        """Return the p99s at which systems are compared: FastAPI's where it serves most, and half and twice of it."""
+        """Return the p99s at which systems are compared: FastAPI's where it serves most, and multiples of it."""
         levels = self.found[FASTAPI][0]
         rates = {
             level: statistics.median(each[level].throughput_per_s for each in self.found[FASTAPI]) for level in levels
         }
         most = max(rates, key=lambda level: rates[level])
         p99_ms = statistics.median(each[most].p99_ms for each in self.found[FASTAPI])
-        return [p99_ms / 2, p99_ms, p99_ms * 2]
+        return [p99_ms * times for times in _BOUNDS]
 
     def at_p99(self, system: str, bound_ms: float) -> list[float]:
         """Return the highest throughput of each round whose p99 is within the bound, 0 where none is."""
@@ -85,7 +92,15 @@ def measure(shown: Shown, onnx: Path, folder: Path, *, levels: Sequence[int], ro
                 for system in systems if number % 2 == 0 else systems[::-1]:
                     found[system.name][number][level] = generator.run(system, level, seconds)
             say(f"{shown.name}: round {number + 1} of {rounds}")
-    return Curves(shown.name, described(chosen.to_dict()), found)
+        return Curves(shown.name, described(chosen.to_dict()), found, _execution_ms(triton, shown.name))
+
+
+def _execution_ms(triton: LocalTriton, model: str) -> dict[int, float]:
+    """Return what one execution took, for the sizes that are powers of two, by Triton's own statistics."""
+    with InferenceServerClient(triton.replica.grpc) as client:
+        stats = client.get_inference_statistics(model).model_stats[0].batch_stats
+    times = {int(each.batch_size): each.compute_infer for each in stats if each.compute_infer.count >= _ENOUGH}
+    return {size: time.ns / time.count / _NS_PER_MS for size, time in sorted(times.items()) if size & (size - 1) == 0}
 
 
 def _tune(shown: Shown, triton: LocalTriton, levels: Sequence[int]) -> Tuning:
@@ -111,7 +126,7 @@ def page(found: Sequence[Curves]) -> str:
             rows.append([f"**{system} / {other}**", *("-" if each is None else f"{each}" for each in times)])
         title = f"### {curves.model}\n\nWith batching: {curves.tuning}. Requests a second at a p99 of at most:\n"
         parts += [title, table(["", *(f"{bound:.1f} ms" for bound in bounds)], rows)]
-        parts.append(_levels(curves))
+        parts += [_levels(curves), _executions(curves)]
     return "\n".join(parts)
 
 
@@ -121,6 +136,19 @@ def _levels(curves: Curves) -> str:
     rows = [[system, *(_median(curves.found[system], level) for level in levels)] for system in curves.found]
     heading = "\nAll levels, requests a second and p99 in ms, by requests at a time:\n"
     return "\n".join([heading, table(["", *(str(level) for level in levels)], rows)])
+
+
+def _executions(curves: Curves) -> str:
+    """Return what batching saves at all: the time of one execution, and of a sample in it, by size."""
+    sizes = list(curves.execution_ms)
+    rows = [
+        ["one execution, ms", *(f"{curves.execution_ms[size]:.2f}" for size in sizes)],
+        ["a sample in it, ms", *(f"{curves.execution_ms[size] / size:.2f}" for size in sizes)],
+    ]
+    heading = (
+        "\nWhat an execution takes by the samples in it, with batching, while it shares the cores with the rest:\n"
+    )
+    return "\n".join([heading, table(["", *map(str, sizes)], rows)])
 
 
 def _median(rounds: Sequence[dict[int, Level]], level: int) -> str:

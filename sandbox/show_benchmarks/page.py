@@ -39,5 +39,7 @@ def write_section(title: str, text: str, path: Path = PAGE) -> None:
     sections = {each.splitlines()[0].removeprefix("## "): each for each in others}
     machine = f"Machine class: {os.cpu_count()} cores, no GPU.\n"
     sections[title] = f"## {title}\n\n{machine}\n{text.strip()}\n\n"
-    path.write_text((intro if others else _INTRO).rstrip() + "\n\n" + "".join(sections.values()).rstrip() + "\n")
+    path.write_text(
+        (intro if others else _INTRO).rstrip() + "\n\n" + "\n\n".join(each.strip() for each in sections.values()) + "\n"
+    )
     say(f"wrote {path}")

@@ -1,4 +1,4 @@
-"""The tuner against brute force: how near its choice comes, and in which share of the time."""
+"""The tuner, and NVIDIA's Model Analyzer, against brute force: how near a choice comes, in which share of the time."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from model_release.benchmark.versus import compare
 from model_release.spec.serving import Benchmark, LatencyObjective
 from model_release.triton import config as configs
 from model_release.triton.config import Tuning
+from sandbox.show_benchmarks import analyzer
 from sandbox.show_benchmarks.models import Shown
 from sandbox.show_benchmarks.page import say, table
 from sandbox.show_benchmarks.servers import LocalTriton
@@ -27,17 +28,25 @@ GRID = [
 ]
 #: Wide enough that throughput decides; the unit tests let the p99 decide.
 OBJECTIVE_P99_MS = 60_000.0
+_SHARE = 4
+
+
+@dataclass(frozen=True)
+class Searched:
+    """A search of one model; `share` is the throughput of its choice over brute force's, measured by turns."""
+
+    by: str
+    chosen: Tuning
+    seconds: float
+    share: Interval
 
 
 @dataclass(frozen=True)
 class Compared:
-    """Both searches of one model; `share` is the tuner's throughput over brute force's, measured by turns."""
+    """All searches of one model, brute force first."""
 
     model: str
-    brute: Tuning
-    brute_s: float
-    tuned: BenchmarkResult
-    share: Interval
+    searches: list[Searched]
 
 
 def measure(
@@ -48,10 +57,19 @@ def measure(
     with triton.running():
         triton.place(onnx, configs.build_config(shown.spec(), 1))
         brute, brute_s = _brute_force(shown, triton, levels, repeats, seconds, grid)
-        say(f"{shown.name}: brute force {described(brute.to_dict())} in {brute_s:.0f} s")
-        tuned = tune(shown, triton, levels, brute_s / 4, grid)
-        say(f"{shown.name}: tuner {described(tuned.chosen.to_dict())} in {tuned.seconds:.0f} s")
-        return Compared(shown.name, brute, brute_s, tuned, _share(shown, triton, tuned, brute))
+        tuned = tune(shown, triton, levels, brute_s / _SHARE, grid)
+        found = [("brute force", brute, brute_s), ("the tuner", tuned.chosen, tuned.seconds)]
+        if analyzer.is_installed():
+            for by, asked in (("Model Analyzer, the same grid", grid), ("Model Analyzer, `quick`", [])):
+                place = folder / f"analyzer-{len(found)}"
+                analyzed = analyzer.analyze(shown, onnx, place, levels, asked)
+                found.append((by, analyzed.tuning, analyzed.seconds))
+        searches = []
+        for by, tuning, took_s in found:
+            share = _share(shown, triton, max(levels), tuning, brute)
+            searches.append(Searched(by, tuning, took_s, share))
+            say(f"{shown.name}: {by} chose {described(tuning.to_dict())} in {took_s:.0f} s: {share}")
+        return Compared(shown.name, searches)
 
 
 def tune(
@@ -78,11 +96,11 @@ def _brute_force(
     return best_of(contenders).tuning, time.monotonic() - began
 
 
-def _share(shown: Shown, triton: LocalTriton, tuned: BenchmarkResult, brute: Tuning) -> Interval:
-    """Return the tuner's throughput over that of brute force's best, by turns; 1 where they chose the same."""
-    if tuned.chosen == brute:
+def _share(shown: Shown, triton: LocalTriton, level: int, chosen: Tuning, brute: Tuning) -> Interval:
+    """Return a choice's throughput over that of brute force's, by turns; 1 where they are the same."""
+    if chosen == brute:
         return Interval(1.0, 1.0, 1.0)
-    apply, level = triton.applier(shown), int(tuned.best["concurrency"])
+    apply = triton.applier(shown)
     with Meter(triton.target(shown)) as meter:
 
         def measuring(tuning: Tuning) -> Callable[[], Run]:
@@ -93,7 +111,7 @@ def _share(shown: Shown, triton: LocalTriton, tuned: BenchmarkResult, brute: Tun
             return run
 
         # Where it is allowed to be no slower at all, only the rounds end it.
-        slower = compare(level, 1.0, measuring(tuned.chosen), measuring(brute), lambda: True).slowdown
+        slower = compare(level, 1.0, measuring(chosen), measuring(brute), lambda: True).slowdown
     low, high = slower.high, slower.low
     return Interval(1 / slower.median, None if low is None else 1 / low, None if high is None else 1 / high)
 
@@ -103,22 +121,25 @@ def page(found: Sequence[Compared]) -> str:
     rows = [
         [
             each.model,
-            described(each.brute.to_dict()),
-            f"{each.brute_s:.0f} s",
-            described(each.tuned.chosen.to_dict()),
-            f"{each.tuned.seconds:.0f} s ({each.tuned.seconds / each.brute_s:.0%})",
-            f"{each.share}",
+            searched.by,
+            described(searched.chosen.to_dict()),
+            f"{searched.seconds:.0f} s ({searched.seconds / each.searches[0].seconds:.0%})",
+            f"{searched.share}",
         ]
         for each in found
+        for searched in each.searches
     ]
-    head = ["model", "brute force chose", "in", "the tuner chose", "in (share of brute force's time)"]
     text = (
         f"{len(GRID)} candidates: delays {DELAYS} us, instances {INSTANCES}, threads 1 or 2. Brute force measures each "
-        "at each level, three times; the tuner has a quarter of the time that this took. The last column is the "
-        "throughput of the tuner's choice over that of brute force's, at the tuner's load, measured anew by turns; 1 "
-        "exactly where both chose the same.\n\n"
+        f"at each level, as often as the tuner measures its finalists; the tuner has a quarter of the time that this "
+        "took. Model Analyzer (NVIDIA's, local mode, as it comes but for the real inputs) is given the same grid, and "
+        "left to its own `quick` search within the same bounds of instances, batch and load. The last column is the "
+        "throughput of a choice over that of brute force's, at the highest load, measured anew by turns; 1 exactly "
+        "where both chose the same.\n\n"
     )
-    return text + table([*head, "share of brute force's throughput"], rows)
+    return text + table(
+        ["model", "searched by", "chose", "took (of brute force's time)", "share of its throughput"], rows
+    )
 
 
 def repeat(
