@@ -30,15 +30,23 @@ def main() -> int:
     parser.add_argument("--onnx", type=Path, help="a folder that keeps the exported models")
     given = parser.parse_args()
     title, show = _SHOWS[given.what]
+    shown = [MODELS[model] for model in given.models]
     with TemporaryDirectory() as name:
         folder = Path(name)
         try:
-            text = show([MODELS[model] for model in given.models], given.onnx or folder, folder, given.small)
+            for heading, some in _sections(title, shown):
+                write_section(heading, show(some, given.onnx or folder, folder, given.small), given.page)
         except (ReleaseError, SandboxError) as error:
             say(f"{given.what}: {error}")
             return 1
-    write_section(title, text, given.page)
     return 0
+
+
+def _sections(title: str, shown: list[Shown]) -> list[tuple[str, list[Shown]]]:
+    """Return what is measured for which section: the tuner takes so long that each model has one of its own."""
+    if title == _SHOWS["tuner"][0]:
+        return [(f"{title}: {each.name}", [each]) for each in shown]
+    return [(title, shown)]
 
 
 def _fresh(folder: Path, name: str) -> Path:
@@ -61,18 +69,9 @@ def _batching(shown: list[Shown], onnx: Path, folder: Path, small: bool) -> str:
 def _tuner(shown: list[Shown], onnx: Path, folder: Path, small: bool) -> str:
     levels, repeats, seconds = (_SMALL_LEVELS, 1, _SMALL_S) if small else ((8, 32), MOST_RUNS, 1.2)
     grid = tuner.GRID[:2] if small else tuner.GRID
-    found = [
-        tuner.measure(
-            each,
-            each.export(onnx),
-            _fresh(folder, each.name),
-            levels=levels,
-            repeats=repeats,
-            seconds=seconds,
-            grid=grid,
-        )
-        for each in shown
-    ]
+    (each,) = shown
+    place = _fresh(folder, each.name)
+    found = tuner.measure(each, each.export(onnx), place, levels=levels, repeats=repeats, seconds=seconds, grid=grid)
     return tuner.page(found)
 
 

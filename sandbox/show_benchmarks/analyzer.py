@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from model_release.triton.config import Tuning
 from sandbox.errors import SandboxError
 from sandbox.settings import HOST, ROOT
 from sandbox.show_benchmarks.models import Shown
-from sandbox.show_benchmarks.servers import VENV, free_ports
+from sandbox.show_benchmarks.servers import VENV, free_ports, process
 from sandbox.triton import perf_analyzer_command, server_script
 
 ANALYZER_VENV = ROOT / ".venv-analyzer"
@@ -60,11 +62,13 @@ def analyze(shown: Shown, onnx: Path, folder: Path, levels: Sequence[int], grid:
     asked.write_text(yaml.safe_dump(_asked(shown, folder, levels, grid)))
     command = [str(ANALYZER_VENV / "bin" / "model-analyzer"), "profile", "--config-file", str(asked)]
     began = time.monotonic()
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
+    log = folder / "analyzer.log"
+    with process(command, dict(os.environ), log, folder) as running, suppress(subprocess.TimeoutExpired):
+        running.wait(_TIMEOUT_S)
     seconds = time.monotonic() - began
     best = best_of(folder / "export" / "results" / "metrics-model-inference.csv")
     if best is None:
-        message = f"model-analyzer of {shown.name} ended with {done.returncode}: {(done.stdout + done.stderr)[-1500:]}"
+        message = f"model-analyzer of {shown.name} ended with {running.returncode}: {log.read_text()[-1500:]}"
         raise SandboxError(message)
     return Analyzed(tuning_of(shown, folder / "out" / best / "config.pbtxt"), seconds)
 

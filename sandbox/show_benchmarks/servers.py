@@ -85,7 +85,7 @@ class LocalTriton:
     def running(self) -> Iterator[LocalTriton]:
         """Run it, and end it whatever happens."""
         with (
-            _process(self._command, self._variables, self._log),
+            process(self._command, self._variables, self._log),
             ReplicaClient(self.replica, self.environment) as client,
         ):
             await_true(client.live, "Triton", self._log)
@@ -114,25 +114,28 @@ def fastapi(shown: Shown, onnx: Path, folder: Path, workers: int) -> Iterator[st
             return int(answer.status) == 200
         return False
 
-    with _process(command, variables, log):
+    with process(command, variables, log):
         await_true(ready, "FastAPI", log)
         yield f"{HOST}:{port}"
 
 
 @contextmanager
-def _process(command: list[str], variables: dict[str, str], log: Path) -> Iterator[None]:
+def process(
+    command: list[str], variables: dict[str, str], log: Path, folder: Path | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a command, in a folder, and end it and all that it started whatever happens."""
     with log.open("wb") as out:
-        process = subprocess.Popen(command, env=variables, stdout=out, stderr=out, start_new_session=True)
+        started = subprocess.Popen(command, env=variables, cwd=folder, stdout=out, stderr=out, start_new_session=True)
     try:
-        yield
+        yield started
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(started.pid, signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
-            process.wait(15)
+            started.wait(15)
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+            os.killpg(started.pid, signal.SIGKILL)
+        started.wait(10)
 
 
 def await_true(ready: Callable[[], bool], what: str, log: Path) -> None:

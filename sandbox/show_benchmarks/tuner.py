@@ -28,7 +28,7 @@ GRID = [
 ]
 #: Wide enough that throughput decides; the unit tests let the p99 decide.
 OBJECTIVE_P99_MS = 60_000.0
-_SHARE = 4
+_TIMES_LESS = 4
 
 
 @dataclass(frozen=True)
@@ -41,35 +41,31 @@ class Searched:
     share: Interval
 
 
-@dataclass(frozen=True)
-class Compared:
-    """All searches of one model, brute force first."""
-
-    model: str
-    searches: list[Searched]
-
-
 def measure(
     shown: Shown, onnx: Path, folder: Path, *, levels: Sequence[int], repeats: int, seconds: float, grid: list[Tuning]
-) -> Compared:
-    """Search one model twice, by brute force and by the tuner with a quarter of that time, and compare the choices."""
+) -> list[Searched]:
+    """
+    Search one model by brute force, by the tuner with a quarter of that time, and by Model Analyzer if it is there.
+
+    The choices are compared afterwards. Returns brute force first.
+    """
     triton = LocalTriton(folder)
     with triton.running():
         triton.place(onnx, configs.build_config(shown.spec(), 1))
         brute, brute_s = _brute_force(shown, triton, levels, repeats, seconds, grid)
-        tuned = tune(shown, triton, levels, brute_s / _SHARE, grid)
-        found = [("brute force", brute, brute_s), ("the tuner", tuned.chosen, tuned.seconds)]
-        if analyzer.is_installed():
-            for by, asked in (("Model Analyzer, the same grid", grid), ("Model Analyzer, `quick`", [])):
-                place = folder / f"analyzer-{len(found)}"
-                analyzed = analyzer.analyze(shown, onnx, place, levels, asked)
-                found.append((by, analyzed.tuning, analyzed.seconds))
-        searches = []
+        tuned = tune(shown, triton, levels, brute_s / _TIMES_LESS, grid)
+    found = [("brute force", brute, brute_s), ("the tuner", tuned.chosen, tuned.seconds)]
+    if analyzer.is_installed():
+        for by, asked in (("Model Analyzer, the same grid", grid), ("Model Analyzer, `quick`", [])):
+            analyzed = analyzer.analyze(shown, onnx, folder / f"analyzer-{len(found)}", levels, asked)
+            found.append((by, analyzed.tuning, analyzed.seconds))
+    searches = []
+    with triton.running():
         for by, tuning, took_s in found:
             share = _share(shown, triton, max(levels), tuning, brute)
             searches.append(Searched(by, tuning, took_s, share))
             say(f"{shown.name}: {by} chose {described(tuning.to_dict())} in {took_s:.0f} s: {share}")
-        return Compared(shown.name, searches)
+    return searches
 
 
 def tune(
@@ -116,18 +112,16 @@ def _share(shown: Shown, triton: LocalTriton, level: int, chosen: Tuning, brute:
     return Interval(1 / slower.median, None if low is None else 1 / low, None if high is None else 1 / high)
 
 
-def page(found: Sequence[Compared]) -> str:
-    """Return the section of the page."""
+def page(searches: Sequence[Searched]) -> str:
+    """Return the section of the page; `searches` begin with brute force."""
     rows = [
         [
-            each.model,
             searched.by,
             described(searched.chosen.to_dict()),
-            f"{searched.seconds:.0f} s ({searched.seconds / each.searches[0].seconds:.0%})",
+            f"{searched.seconds:.0f} s ({searched.seconds / searches[0].seconds:.0%})",
             f"{searched.share}",
         ]
-        for each in found
-        for searched in each.searches
+        for searched in searches
     ]
     text = (
         f"{len(GRID)} candidates: delays {DELAYS} us, instances {INSTANCES}, threads 1 or 2. Brute force measures each "
@@ -137,9 +131,7 @@ def page(found: Sequence[Compared]) -> str:
         "throughput of a choice over that of brute force's, at the highest load, measured anew by turns; 1 exactly "
         "where both chose the same.\n\n"
     )
-    return text + table(
-        ["model", "searched by", "chose", "took (of brute force's time)", "share of its throughput"], rows
-    )
+    return text + table(["searched by", "chose", "took (of brute force's time)", "share of its throughput"], rows)
 
 
 def repeat(

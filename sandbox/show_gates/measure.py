@@ -107,9 +107,10 @@ def judge_errors(traffic: Traffic, cell: Cell, *, learn: bool) -> tuple[Seconds,
 
 def _arms(traffic: Traffic, run: int) -> Iterator[tuple[Arm, Arm]]:
     """Return both arms look by look, with their failed users where the router tells them."""
-    counts = [traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad, *(traffic.failed_users or ())]
-    for n, bad, other, other_bad, *failed in zip(*(each[run].tolist() for each in counts), strict=True):
-        own, stable = failed or (None, None)
+    counts = [each[run].tolist() for each in (traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad)]
+    told = zip(*(map(tuple, each[:, run].T.tolist()) for each in traffic.failed_users or ()), strict=True)
+    for n, bad, other, other_bad in zip(*counts, strict=True):
+        own, stable = next(told, (None, None))
         yield Arm(n, bad, failed_users=own), Arm(other, other_bad, failed_users=stable)
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_users import failed_users
-from model_release.traffic.router import FailedUsers
+from model_release.traffic.router import FAILURE_LEVELS, FailedUsers
 
 
 def line(user: str, arm: str = "canary", *, release: str = "digits 7", percent: int = 10, **said: Any) -> str:
-    whole = {"status": 500, "grpc": "-", "tries": 1, "answered": "stable", **said}
-    about = " ".join(str(whole[name]) for name in ("status", "grpc", "tries", "answered"))
+    whole = {"t": 1000, "status": 500, "grpc": "-", "tries": 1, "answered": "stable", **said}
+    about = " ".join(str(whole[name]) for name in ("t", "status", "grpc", "tries", "answered"))
     return f"{about} {release} {percent} {arm} {user}\n"
 
 
@@ -35,7 +39,8 @@ def write(path: Path, *lines: str) -> None:
 
 
 def counts(found: FailedUsers) -> tuple[int, int]:
-    return found.canary, found.stable
+    """Who failed for the first time."""
+    return found.canary[0], found.stable[0]
 
 
 @pytest.mark.parametrize(
@@ -71,6 +76,28 @@ def test_a_user_counts_once_a_release_against_the_canary_and_once_a_weight_for_i
     assert counts(second) == (2, 2)  # dan and bob, whom the canary has not failed before
     write(path, line("late", percent=50), line("eve", "stable", percent=50))
     assert counts(read(path, second, percent=50)) == (0, 0)
+
+
+def test_a_user_comes_to_a_level_by_spans_of_two_seconds_and_not_by_requests(path: Path) -> None:
+    began = read(path)
+    write(path, *(line("ann", t=1000 + second) for second in range(10) for _ in range(5)))
+    found = read(path, began)
+    assert dict(zip(FAILURE_LEVELS, found.canary, strict=True)) == {1: 1, 2: 1, 4: 1, 8: 0, 16: 0, 32: 0}
+    write(path, line("ann", t=1001), *(line("ann", t=1010 + 2 * span) for span in range(3)))
+    assert read(path, found).canary == (0, 0, 0, 1, 0, 0)
+
+
+def test_levels_are_counted_anew_at_each_weight_but_those_that_the_canary_brought_a_user_to_before(path: Path) -> None:
+    began = read(path)
+    for arm in ("canary", "stable"):
+        write(path, *(line(f"{arm}'s", arm, t=1000 + 2 * span) for span in range(3)))
+    first = read(path, began)
+    assert first.canary == first.stable == (1, 1, 0, 0, 0, 0)
+    for arm in ("canary", "stable"):
+        write(path, *(line(f"{arm}'s", arm, percent=50, t=2000 + 2 * span) for span in range(4)))
+    second = read(path, first, percent=50)
+    assert second.canary == (0, 0, 1, 0, 0, 0)
+    assert second.stable == (1, 1, 1, 0, 0, 0)
 
 
 def test_a_release_begins_with_its_first_reading_so_another_try_of_a_version_is_judged_anew(path: Path) -> None:
@@ -111,10 +138,51 @@ def test_a_log_that_is_rotated_between_two_looks_goes_on(path: Path, caplog: pyt
     path.rename(f"{path}.1")
     write(path, line("ann"), line("bob"), line("cid"))
     second = read(path, first)
-    assert (counts(second), second.told) == ((2, 0), 5)  # bob and cid
+    assert (counts(second), second.told) == ((2, 0), 4)  # bob and cid
     write(path, line("ann"), line("dan"))
     assert counts(read(path, second)) == (1, 0)
     assert not caplog.text
+
+
+def test_lines_that_envoy_writes_into_a_renamed_log_are_not_lost_while_the_new_one_is_empty(path: Path) -> None:
+    began = read(path)
+    path.rename(f"{path}.1")
+    empty = read(path, began)
+    path.touch()
+    empty = read(path, empty)
+    write(path.with_name(f"{path.name}.1"), line("ann"))
+    found = read(path, empty)
+    assert counts(found) == (1, 0)
+    write(path, line("ann"), line("bob"))
+    assert counts(read(path, found)) == (1, 0)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.sampled_from(["whole", "half", "rotate", "read"]), max_size=25), st.randoms(use_true_random=False))
+def test_whatever_is_written_and_rotated_between_readings_each_user_is_told_once(
+    tmp_path: Path, doings: list[str], random: Random
+) -> None:
+    """But for a second rotation, which takes lines away."""
+    path = tmp_path / f"{time.monotonic_ns()}.log"
+    path.touch()
+    last, written, told, half = read(path), set[str](), 0, ("", "")
+    for doing in [*doings, "whole", "read"]:
+        if doing in ("whole", "half"):
+            write(path, half[1])
+            written |= {half[0]} - {""}
+            user = f"user {random.randrange(12)}"
+            whole = line(user)
+            cut = random.randrange(1, len(whole)) if doing == "half" else len(whole)
+            write(path, whole[:cut])
+            half = (user, whole[cut:]) if doing == "half" else ("", "")
+            written |= {user} if doing == "whole" else set()
+        elif doing == "rotate" and not half[1] and not path.with_name(f"{path.name}.1").exists():
+            path.rename(f"{path}.1")
+            path.touch()
+        elif doing == "read":
+            last = read(path, last)
+            told += last.canary[0]
+            assert told == len(written)
 
 
 def test_a_log_that_was_rotated_before_the_release_is_not_read_again(path: Path) -> None:
@@ -150,7 +218,7 @@ def test_the_logs_of_several_envoys_tell_of_the_same_users(tmp_path: Path) -> No
 
 def test_a_line_that_is_none_is_left_out(path: Path) -> None:
     began = read(path)
-    write(path, line("ann"), " digits 7 \n", "500 - 1 stable digits 7 \n", line("bob").replace("10", "ten"))
+    write(path, line("ann"), " digits 7 \n", "1 500 - 1 stable digits 7 \n", line("bob").replace(" 10 ", " ten "))
     write(path, line("bob", "elsewhere"), line("bob", status="-"))
     assert counts(read(path, began)) == (1, 0)
 

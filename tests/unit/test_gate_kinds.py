@@ -184,7 +184,14 @@ def user_looks(rng: np.random.Generator, per_user: int = 40) -> list[Look]:
             at_risk = arm & (asks > 0) & ~(asked & doomed)
             requests = int(asks[arm].sum())
             arms.append(
-                Arm(requests, int(asks[arm & doomed].sum()), {}, {}, int(at_risk.sum()), int((at_risk & doomed).sum()))
+                Arm(
+                    requests,
+                    int(asks[arm & doomed].sum()),
+                    {},
+                    {},
+                    int(at_risk.sum()),
+                    (int((at_risk & doomed).sum()),),
+                )
             )
         asked |= asks > 0
         looks.append(Look(5.0 * k, 10, *arms))
@@ -213,7 +220,7 @@ def test_errors_that_cluster_by_user_are_rolled_back_within_alpha_where_users_ar
 
 
 def test_a_canary_that_fails_every_tenth_user_is_found_by_users() -> None:
-    looks = [Look(5.0 * k, 10, Arm(100, 30, {}, {}, 30, 3), Arm(900, 2, {}, {}, 270, 1)) for k in range(1, 40)]
+    looks = [Look(5.0 * k, 10, Arm(100, 30, {}, {}, 30, (3,)), Arm(900, 2, {}, {}, 270, (1,))) for k in range(1, 40)]
     assert last(canary({"name": "errors", "kind": "error_rate"}), looks).verdict == "rollback"
 
 
@@ -273,6 +280,6 @@ def test_a_dry_run_reports_and_decides_nothing() -> None:
 
 
 def test_a_look_with_every_field_survives_its_json_line() -> None:
-    arm = Arm(10, 1, {"5.5": 9, "+Inf": 10}, {"clicks": Proportion(3, 4)}, 5, 1)
+    arm = Arm(10, 1, {"5.5": 9, "+Inf": 10}, {"clicks": Proportion(3, 4)}, 5, (1, 0))
     look = Look(5.0, 10, arm, arm, "", (arm, arm), arm, {"right": Paired(1, 2, 3)}, (Stratum(arm, arm),))
     assert Look.from_dict(json.loads(json.dumps(look.to_dict()))) == look

@@ -16,8 +16,9 @@ from model_release.errors import LookUnusable
 from model_release.gates.judge import Judge, Verdict
 from model_release.gates.looks import Arm, Look
 from model_release.gates.stream import judged
-from model_release.gates.users import FirstFailures
+from model_release.gates.users import FailingUsers
 from model_release.spec import Canary
+from model_release.traffic.router import FAILURE_LEVELS
 
 ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
 LOOKS_A_STAGE, LOOK_S = 40, 2.5
@@ -37,26 +38,30 @@ class Played:
     rates: np.ndarray[Any, Any]
     """How often a user asks in a look, on average."""
 
-    def looks(self, fails: Any, stages: tuple[int, ...] = (10, 50)) -> Iterator[Look]:
+    def looks(self, fails: Any, stages: tuple[int, ...] = (10, 50), looks: int = LOOKS_A_STAGE) -> Iterator[Look]:
+        """A look is a span of the clock; a user comes to a level as `failed_users` of a router counts it."""
         place = self.rng.random(len(self.rates))
-        gone, gone_in_stage = np.zeros((2, len(place)), bool)
-        for k in range(LOOKS_A_STAGE * len(stages)):
-            stage = stages[k // LOOKS_A_STAGE]
-            if k % LOOKS_A_STAGE == 0:
-                gone_in_stage[:] = False
-            own, asks = place < stage / 100, self.rng.poisson(self.rates)
-            on_canary, on_stable = (
-                arm & fails(name, k) & (asks > 0) for arm, name in ((own, "canary"), (~own, "stable"))
-            )
-            failed, stable_failed = on_canary & ~gone, on_stable & ~gone_in_stage
-            gone |= on_canary
-            gone_in_stage |= on_stable
-            yield Look(
-                LOOK_S * (k + 1),
-                stage,
-                Arm(int(asks[own].sum()), int(asks[on_canary].sum()), failed_users=int(failed.sum())),
-                Arm(int(asks[~own].sum()), int(asks[on_stable].sum()), failed_users=int(stable_failed.sum())),
-            )
+        before = np.zeros(len(place), int)
+        for number, stage in enumerate(stages):
+            times, own = np.zeros(len(place), int), place < stage / 100
+            for k in range(number * looks, (number + 1) * looks):
+                asks = self.rng.poisson(self.rates)
+                bad = np.where(own, fails("canary", k), fails("stable", k)) & (asks > 0)
+                times += bad
+                told = bad & ~(own & (times <= before))
+                yield Look(
+                    LOOK_S * (k + 1),
+                    stage,
+                    *(
+                        Arm(
+                            int(asks[arm].sum()),
+                            int(asks[arm & bad].sum()),
+                            failed_users=tuple(int((told & arm & (times == level)).sum()) for level in FAILURE_LEVELS),
+                        )
+                        for arm in (own, ~own)
+                    ),
+                )
+            before = np.where(own, np.maximum(before, times), before)
 
 
 def by_request(looks: list[Look]) -> list[Look]:
@@ -117,7 +122,35 @@ def test_an_incident_of_stable_alone_is_not_held_against_the_canary_afterwards()
         assert back_at(list(Played(rng, np.full(5000, 0.2 * LOOK_S)).looks(fails)), canary()) is None
 
 
+def test_a_crash_of_the_canary_leaves_busy_and_doomed_users_their_alpha() -> None:
+    rng, runs, back = np.random.default_rng(23), 80, 0
+    for _ in range(runs):
+        busy = rng.pareto(1.1, 400)
+        doomed = rng.random(400) < 0.02
+
+        def fails(arm: str, k: int, doomed: Any = doomed) -> Any:
+            return doomed | (arm == "canary" and k == 10)
+
+        back += back_at(list(Played(rng, np.minimum(busy / busy.mean(), 20.0)).looks(fails)), canary()) is not None
+    assert back <= stats.binom.ppf(0.99, runs, 0.01)
+
+
 # --- a bad one ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("users", "errors", "begins"), [(200, 0.005, 100), (200, 0.01, 100), (1000, 0.01, 200)])
+def test_an_outage_goes_back_when_all_of_the_canarys_users_have_failed_before(
+    users: int, errors: float, begins: int
+) -> None:
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+
+        def fails(arm: str, k: int, rng: np.random.Generator = rng) -> Any:
+            return rng.random(users) < (1.0 if arm == "canary" and k >= begins else errors)
+
+        found = back_at(list(Played(rng, np.full(users, LOOK_S)).looks(fails, (10,), begins + 40)), canary())
+        assert found is not None
+        assert found <= begins + 10
 
 
 @pytest.mark.parametrize("begins", [0, 20])
@@ -158,7 +191,8 @@ def test_one_look_in_which_all_users_fail_may_be_one_crash() -> None:
 
 
 def look(k: int, stage: int = 10, *, bad: int = 0, failed: int | None = 0, stable_failed: int | None = 0) -> Look:
-    return Look(2.5 * k, stage, Arm(100, bad, failed_users=failed), Arm(900, 0, failed_users=stable_failed))
+    own, other = (None if count is None else (count,) for count in (failed, stable_failed))
+    return Look(2.5 * k, stage, Arm(100, bad, failed_users=own), Arm(900, 0, failed_users=other))
 
 
 def verdicts(looks: list[Look]) -> Iterator[Verdict]:
@@ -225,30 +259,31 @@ def test_requests_of_one_doomed_user_are_no_evidence_in_any_later_stage() -> Non
 
 def test_users_are_told_of_with_or_without_those_who_asked() -> None:
     arm = {"requests": 5, "errors": 1, "latency_buckets": {}}
-    assert Arm.from_dict({**arm, "failed_users": 1}).failed_users == 1
+    assert Arm.from_dict({**arm, "failed_users": 1}).failed_users == (1,)
+    assert Arm.from_dict({**arm, "failed_users": [1, 0]}).failed_users == (1, 0)
     assert Arm.from_dict({**arm, "failed_users": 1, "users": 3}).users == 3
-    for wrong in ({"users": 3}, {"users": 3, "failed_users": 4}, {"failed_users": -1}):
+    for wrong in ({"users": 3}, {"users": 3, "failed_users": 4}, {"failed_users": -1}, {"failed_users": [1, -1]}):
         with pytest.raises(LookUnusable, match="failed users of"):
             Arm.from_dict({**arm, **wrong})
 
 
 def test_users_are_held_against_the_weight_and_not_against_how_busy_the_arms_are() -> None:
     """A busy user on the canary makes its share of the requests great, not its share of the users."""
-    quiet, busy = FirstFailures(1.5), FirstFailures(1.5)
+    quiet, busy = FailingUsers(1.5), FailingUsers(1.5)
     for k in range(1, 6):
-        quiet.take(Look(k, 10, Arm(100, failed_users=1), Arm(900, failed_users=1)))
-        busy.take(Look(k, 10, Arm(500, failed_users=1), Arm(500, failed_users=1)))
+        quiet.take(Look(k, 10, Arm(100, failed_users=(1,)), Arm(900, failed_users=(1,))))
+        busy.take(Look(k, 10, Arm(500, failed_users=(1,)), Arm(500, failed_users=(1,))))
     assert quiet.log_evidence == busy.log_evidence > 0
 
 
 def test_users_who_asked_are_taken_where_they_are_known() -> None:
-    told, weighed = FirstFailures(1.5), FirstFailures(1.5)
-    told.take(Look(1, 10, Arm(100, users=50, failed_users=2), Arm(900, users=50, failed_users=2)))
-    weighed.take(Look(1, 50, Arm(100, failed_users=2), Arm(900, failed_users=2)))
+    told, weighed = FailingUsers(1.5), FailingUsers(1.5)
+    told.take(Look(1, 10, Arm(100, users=50, failed_users=(2,)), Arm(900, users=50, failed_users=(2,))))
+    weighed.take(Look(1, 50, Arm(100, failed_users=(2,)), Arm(900, failed_users=(2,))))
     assert told.log_evidence == weighed.log_evidence
 
 
 @pytest.mark.parametrize("stage", [0, 100])
 def test_at_weights_that_share_no_users_failed_ones_are_not_taken(stage: int) -> None:
-    assert not FirstFailures.are_told(look(1, stage))
-    assert FirstFailures.are_told(look(1, 10))
+    assert not FailingUsers.are_told(look(1, stage))
+    assert FailingUsers.are_told(look(1, 10))

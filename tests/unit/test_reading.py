@@ -14,7 +14,7 @@ from model_release.gates.looks import Arm, Look, difference_by_router
 from model_release.ledger.looks import StageLooks
 from model_release.spec import DisagreementGate
 from model_release.steps.answers import _same, asked_so_far
-from model_release.steps.reading import by_user, failed_users, replicas_of, summed, whose_failed
+from model_release.steps.reading import _by_user, replicas_of, summed
 from model_release.traffic.router import ArmCounters, FailedUsers
 
 HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
@@ -94,65 +94,47 @@ def test_answers_are_the_same_by_class_or_value_by_value_and_nan_is_like_nothing
 
 # --- whose requests failed ------------------------------------------------------------------------
 
+TOLD = FailedUsers((3, 1), (1, 0), {"log": [1, 9]}, told=5)
+SILENT = FailedUsers((0, 0), (0, 0), {"log": [1, 9]}, told=0)
 
-def sticky(*, header: str | None = "x-user", judged_alone: bool = False, canary: Any = None) -> Any:
+
+def sticky(
+    found: FailedUsers | RouterUnavailable = TOLD, *, header: str | None = "x-user", judged_alone: bool = False
+) -> Any:
     asked: list[tuple[Any, ...]] = []
 
     def failed(*about: Any) -> FailedUsers:
         asked.append(about)
-        return FailedUsers(3, 1, {"log": [1, 2]})
+        if isinstance(found, RouterUnavailable):
+            raise found
+        return found
 
     return SimpleNamespace(
         model="digits",
         spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header)),
         running=SimpleNamespace(judged_alone=judged_alone),
-        claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=canary or SimpleNamespace(version=7))),
+        claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=SimpleNamespace(version=7))),
         router=SimpleNamespace(failed_users=failed),
         asked=asked,
     )
 
 
-def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_since_the_look_before() -> None:
-    step = sticky()
-    found = failed_users(step, 50, {"log": [1, 1]})
-    assert step.asked == [("digits", 7, 50, {"log": [1, 1]})]
-    assert found is not None
-    look = by_user(Look(1.0, 50, Arm(10, 4), Arm(20, 2)), found)
-    assert (look.canary, look.stable) == (Arm(10, 4, failed_users=3), Arm(20, 2, failed_users=1))
-
-
-def stage_with(errors: int, looks: int) -> StageLooks:
-    told = [{"canary": {"errors": errors}}] * looks
+def stage_of(errors: int = 0, *, looks: int = 0, heard_t: float | None = None, stage: int = 10) -> StageLooks:
+    """A stage with a look a second so far, each with so many errors."""
+    told = [{"t": float(t), "canary": {"errors": errors}} for t in range(looks)]
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    users = {"log": [1, 1]}
     return StageLooks(
-        stage=10,
-        started_at=datetime(2026, 1, 1, tzinfo=UTC),
-        baseline={},
-        counters={},
-        looks=told,
-        users={"log": [1, 1]},
+        stage=stage, started_at=now, baseline={}, counters={}, looks=told, users=users, users_heard_t=heard_t
     )
 
 
-def test_while_the_log_cannot_be_read_nobody_failed_and_the_next_look_goes_on_from_the_same_place() -> None:
-    def unreadable(*_: Any) -> FailedUsers:
-        raise RouterUnavailable("/failed-users.log", "no log")
-
+def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_since_the_look_before() -> None:
     step = sticky()
-    step.router = SimpleNamespace(failed_users=unreadable)
-    found, why = whose_failed(step, stage_with(5, 40))
-    assert found == FailedUsers(0, 0, {"log": [1, 1]})
-    assert "source_down" in why[0]
-
-
-def test_a_log_that_is_silent_while_the_router_counts_failures_leaves_the_canary_to_its_requests() -> None:
-    step = sticky()
-    step.router = SimpleNamespace(failed_users=lambda *_: FailedUsers(0, 0, {}, told=0))
-    assert whose_failed(step, stage_with(1, 12)) == (FailedUsers(0, 0, {}), [])  # they may still come
-    found, why = whose_failed(step, stage_with(1, 20))
-    assert found is None
-    assert "counted 12 failed requests of the canary and its log tells of none" in why[0]
-    step.router = SimpleNamespace(failed_users=lambda *_: FailedUsers(0, 0, {}, told=1))
-    assert whose_failed(step, stage_with(1, 20))[1] == []
+    look, kept, why = _by_user(step, stage_of(stage=50), Look(1.0, 50, Arm(10, 4), Arm(20, 2)))
+    assert step.asked == [("digits", 7, 50, {"log": [1, 1]})]
+    assert (look.canary, look.stable) == (Arm(10, 4, failed_users=(3, 1)), Arm(20, 2, failed_users=(1, 0)))
+    assert (kept, why) == ({"users": {"log": [1, 9]}, "users_heard_t": 1.0}, [])
 
 
 @pytest.mark.parametrize(
@@ -161,5 +143,41 @@ def test_a_log_that_is_silent_while_the_router_counts_failures_leaves_the_canary
     ids=["shadow", "all of the traffic", "not sticky", "judged alone"],
 )
 def test_users_are_no_unit_where_the_weights_do_not_share_them(step: Any, stage: int) -> None:
-    assert failed_users(step, stage, {}) is None
+    look = Look(1.0, stage, Arm(10, 4), Arm(20, 2))
+    assert _by_user(step, stage_of(stage=stage), look) == (look, {}, [])
     assert step.asked == []
+
+
+def test_a_look_that_says_nothing_leaves_its_failed_users_to_the_next() -> None:
+    look = Look(1.0, 10, note="the router's counters started again")
+    assert _by_user(sticky(), stage_of(), look) == (look, {}, [])
+
+
+DOWN = RouterUnavailable("/failed-users.log", "it cannot be read")
+
+
+@pytest.mark.parametrize("found", [SILENT, DOWN], ids=["silent", "unreadable"])
+@pytest.mark.parametrize(
+    ("stage", "t", "waits"),
+    [
+        (stage_of(5, looks=30), 20.5, True),  # five errors are twenty seconds old: Envoy may still hold some
+        (stage_of(5, looks=30), 22.0, False),
+        (stage_of(0, looks=30), 60.0, True),
+        (stage_of(5, looks=30, heard_t=28.5), 60.0, True),
+        (stage_of(5, looks=30, heard_t=27.5), 60.0, False),
+    ],
+)
+def test_a_log_that_tells_nothing_is_waited_for_until_it_should_have_told_of_failures(
+    found: Any, stage: StageLooks, t: float, waits: bool
+) -> None:
+    look, kept, why = _by_user(sticky(found), stage, Look(t, 10, Arm(10, 5), Arm(20, 0)))
+    assert (look.canary.failed_users is not None) == waits
+    assert look.canary.failed_users is None or sum(look.canary.failed_users) == 0
+    assert kept.get("users_heard_t") == (stage.users_heard_t if waits else None)
+    if not waits:
+        assert why[0].startswith("users: errors are judged by request: the router counted ")
+    elif isinstance(found, RouterUnavailable):
+        assert "source_down" in why[0]
+        assert kept["users"] == {"log": [1, 1]}
+    else:
+        assert why == []

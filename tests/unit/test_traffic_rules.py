@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,6 +18,7 @@ from model_release.spec import Canary, Shadow
 from model_release.steps import ease_back as easing
 from model_release.steps import shadow, withdraw
 from model_release.steps.ease_back import ease_back
+from model_release.steps.plan import _require_user_log
 from model_release.steps.refusals import refuse_router
 from model_release.steps.route import route_of, try_timeout_s
 from model_release.traffic.memory import MemoryRouter
@@ -110,14 +112,25 @@ def test_a_spec_that_needs_what_the_router_lacks_is_refused_by_name() -> None:
     refuse_router(MemoryRouter(), "memory", "digits_classifier", needs)
 
 
-def test_a_log_of_failed_users_that_cannot_be_read_is_told_before_anything_is_touched() -> None:
+@pytest.mark.parametrize(
+    ("header", "stages", "alone", "refused"),
+    [
+        ("x-user", [0, 10, 100], False, True),
+        ("x-user", [0, 100], False, False),
+        ("x-user", [10, 100], True, False),
+        (None, [10, 100], False, False),
+    ],
+)
+def test_a_log_of_failed_users_that_cannot_be_read_is_told_before_a_canary_that_needs_it(
+    header: str | None, stages: list[int], alone: bool, refused: bool
+) -> None:
     class Unreadable(MemoryRouter):
         def failed_users(self, *_: Any) -> None:
             raise RouterUnavailable("/logs/failed-users.log", "there is no log of failed users")
 
-    refuse_router(Unreadable(), "memory", "digits_classifier", spec())
-    with pytest.raises(RouterUnavailable, match="failed-users"):
-        refuse_router(Unreadable(), "memory", "digits_classifier", spec(sticky_header="x-user"))
+    running: Any = SimpleNamespace(stages=stages, judged_alone=alone, version=7)
+    with pytest.raises(RouterUnavailable, match="failed-users") if refused else nullcontext():
+        _require_user_log(Unreadable(), spec(sticky_header=header), running)
 
 
 # --- looks at mirrored requests ------------------------------------------------------------------

@@ -10,7 +10,7 @@ from model_release.gates.comparison import Comparison, Count
 from model_release.gates.gate import Gate
 from model_release.gates.looks import Arm, Look, Proportion, Stratum
 from model_release.gates.paired import Disagreement, Drop
-from model_release.gates.users import FirstFailures
+from model_release.gates.users import FailingUsers
 from model_release.spec import AccuracyGate, DisagreementGate, ErrorRateGate, ProportionGate
 
 
@@ -75,12 +75,11 @@ class ErrorGate(ShareGate):
         self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(spec, alpha_rollback, words="failed", one_armed=one_armed, carried=carried)
-        self._users: FirstFailures | None = None
+        self._users: FailingUsers | None = None
         self._by_user = False
         self._one_armed = one_armed
-        if self._shares is not None and carried:
-            # What requests alone came to in a stage that users were told in is more than the gate may go on with.
-            self._shares.wealth.total = min(self._shares.wealth.total, float(carried["log_evidence"]))
+        if carried:
+            self._bet_requests_anew(float(carried["log_evidence"]))
 
     def count(self, arm: Arm) -> Count:
         """Return an arm's requests and the failed ones."""
@@ -88,11 +87,19 @@ class ErrorGate(ShareGate):
 
     def take(self, look: Look, *, warm: bool) -> None:
         """Add one look; one that does not tell of users, in a stage whose looks do, is judged by requests."""
-        self._by_user = self._shares is not None and not self._one_armed and FirstFailures.are_told(look)
-        if self._by_user:
-            self._users = self._users or FirstFailures.begin(self.spec.odds_ratio, self._carried)
+        told = self._shares is not None and not self._one_armed and FailingUsers.are_told(look)
+        if self._by_user and not told:
+            self._bet_requests_anew(self.log_evidence)
+        self._by_user = told
+        if self._shares is not None and told:
+            self._users = self._users or FailingUsers.begin(self.spec.odds_ratio, self._shares.most, self._carried)
             self._users.take(look)
         super().take(look, warm=warm)
+
+    def _bet_requests_anew(self, log_evidence: float) -> None:
+        """Have requests go on from what the gate came to, which beside users may be less than what they did."""
+        if self._shares is not None:
+            self._shares.wealth.total = min(self._shares.wealth.total, log_evidence)
 
     @property
     def log_evidence(self) -> float:

@@ -55,9 +55,9 @@ class Arm:
     """
     One arm's requests: how many, how many failed, and how many were below each latency bound (ms, cumulative).
 
-    `proportions` are the users' own counters by gate. Where users keep to their arm, `failed_users` are
-    those who failed for the first time in the release, `users` those who asked and had not failed before; None where
-    nobody counts them.
+    `proportions` are the users' own counters by gate. Where users keep to their arm, `failed_users` are those who
+    failed for the first time, the second, the fourth and so on (`FAILURE_LEVELS`), `users` those who asked and had not
+    failed before; None where nobody counts them.
     """
 
     requests: int = 0
@@ -65,7 +65,7 @@ class Arm:
     latency_buckets: Mapping[str, int] = field(default_factory=dict)
     proportions: Mapping[str, Proportion] = field(default_factory=dict)
     users: int | None = None
-    failed_users: int | None = None
+    failed_users: tuple[int, ...] | None = None
 
     @property
     def timed(self) -> int:
@@ -80,16 +80,17 @@ class Arm:
             proportions = {
                 str(name): Proportion.from_dict(own) for name, own in (values.get("proportions") or {}).items()
             }
-            users = (None if values.get(key) is None else int(values[key]) for key in ("users", "failed_users"))
-            arm = cls(int(values["requests"]), int(values["errors"]), buckets, proportions, *users)
+            users = None if values.get("users") is None else int(values["users"])
+            failed = _by_level(values.get("failed_users"))
+            arm = cls(int(values["requests"]), int(values["errors"]), buckets, proportions, users, failed)
             ordered = [arm.latency_buckets[bound] for bound in sorted(buckets, key=float)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LookUnusable(f"{type(error).__name__}: {error} in {values!r}") from None
         if not 0 <= arm.errors <= arm.requests:
             raise LookUnusable(f"{arm.errors} errors of {arm.requests} requests")
-        most = math.inf if arm.users is None else arm.users
-        if (arm.failed_users is None and arm.users is not None) or not 0 <= (arm.failed_users or 0) <= most:
-            raise LookUnusable(f"{arm.failed_users} failed users of {arm.users}")
+        most = math.inf if users is None else users
+        if (failed is None and users is not None) or min(failed or (0,)) < 0 or sum((failed or (0,))[:1]) > most:
+            raise LookUnusable(f"{values.get('failed_users')} failed users of {users}")
         if ordered != sorted(ordered) or (ordered and (ordered[0] < 0 or INFINITE not in buckets)):
             raise LookUnusable(f"latency_buckets {buckets} are not cumulative up to {INFINITE!r}")
         return arm
@@ -150,6 +151,13 @@ class Look:
             raise LookUnusable(f"paired is a {type(paired).__name__}")
         pairs = {str(name): Paired.from_dict(own) for name, own in paired.items()}
         return cls(t, stage, canary, stable, str(values.get("note", "")), by_replica, control, pairs, strata)
+
+
+def _by_level(failed: Any) -> tuple[int, ...] | None:
+    """Return users by level; one number is of those who failed for the first time."""
+    if failed is None:
+        return None
+    return tuple(map(int, failed)) if isinstance(failed, list | tuple) else (int(failed),)
 
 
 def _arms(values: Any) -> tuple[Arm, Arm]:

@@ -3,14 +3,16 @@ Errors by user, where arms are sticky: one whom the model fails counts as often 
 
 So requests are no independent events; users are. The hash that shares them knows nothing of who will fail: while the
 canary fails nobody whom stable would not, those who fail for the first time fall on the arms as the weights say, one
-independently of the other, whoever they are, however busy, and whenever it is. No caution for clumps is needed.
+independently of the other, whoever they are and however busy. So do those who fail for the second time, the fourth, and
+so on: each such level is an e-process of its own, and their mean is one. The higher ones see what the first cannot: an
+outage of a canary all of whose users have failed once already. Times are spans of the clock, not requests, so that one
+crash reaches the first level alone, which one look may lift by so much only, as that of requests.
 
-A user counts once in a release against the canary, and once in a stage for it: with another weight some users meet the
-canary for the first time, while those whom stable fails have been failed before. That is the safe side.
+A level counts once a release for each user of the canary, and once a stage for one of stable: with another weight some
+users meet the canary for the first time, while those whom stable fails have been failed before. That is the safe side.
 
-This evidence alone would be a poor judge: all users of a broken canary fail in one look, which one crash does too, and
-a stable that has an incident of its own has fewer left who can fail. Requests see both. A gate therefore takes the
-lesser of the two: that of users holds alpha where errors cluster by user, that of requests where they come in clumps.
+A gate takes the lesser of this evidence and that of requests, which see what users do not: an incident of stable's own,
+which leaves it fewer users who can still fail.
 """
 
 from __future__ import annotations
@@ -23,16 +25,23 @@ from typing import Any
 from model_release.gates import sequential
 from model_release.gates.looks import Look
 from model_release.gates.wealth import Wealth
+from model_release.traffic.router import FAILURE_LEVELS
 
 _WHOLE = 100
+_WEIGHTS = (0.5, *[0.5 / (len(FAILURE_LEVELS) - 1)] * (len(FAILURE_LEVELS) - 1))
 
 
 @dataclass
-class FirstFailures:
-    """Users whom an arm failed for the first time, and what that is worth against the canary over a release."""
+class FailingUsers:
+    """
+    Users whom the arms failed, by level, and what that is worth against the canary over a release.
+
+    `most` is the log of the factor that one look may be worth to the first level.
+    """
 
     odds_ratio: float
-    wealth: Wealth = field(default_factory=Wealth)
+    most: float = math.inf
+    levels: list[Wealth] = field(default_factory=lambda: [Wealth() for _ in FAILURE_LEVELS])
     canary: int = 0
     stable: int = 0
 
@@ -49,35 +58,39 @@ class FirstFailures:
         Where only failures are logged the weights stand for the users: the counts of requests would do worse, since
         they are as uneven as the users are busy.
         """
-        failed, stable_failed = look.canary.failed_users or 0, look.stable.failed_users or 0
+        own, other = look.canary.failed_users or (), look.stable.failed_users or ()
         at_risk: tuple[float, float] = (look.stage, _WHOLE - look.stage)
         if look.canary.users is not None and look.stable.users is not None:
             at_risk = (look.canary.users, look.stable.users)
-        arms = (at_risk[0], failed), (at_risk[1], stable_failed)
-        self.wealth.take(sequential.two_arms(sequential.START, *arms, self.odds_ratio), math.inf)
-        self.canary, self.stable = self.canary + failed, self.stable + stable_failed
+        for place, (wealth, failed, stable_failed) in enumerate(zip(self.levels, own, other, strict=False)):
+            arms = (at_risk[0], failed), (at_risk[1], stable_failed)
+            ratios = sequential.two_arms(sequential.START, *arms, self.odds_ratio)
+            wealth.take(ratios, math.inf if place else self.most)
+        self.canary, self.stable = self.canary + sum(own[:1]), self.stable + sum(other[:1])
 
     @property
     def log_evidence(self) -> float:
         """The log of the e-value against the canary."""
-        return self.wealth.total
+        return sequential.log_mean([wealth.total for wealth in self.levels], _WEIGHTS)
 
     def sentence(self) -> str:
         """Say both numbers."""
         return f"by user: {self.canary} failed for the first time on the canary, {self.stable} on stable"
 
-    def carried(self) -> dict[str, Any]:
+    def carried(self) -> list[dict[str, Any]]:
         """Return what later stages need, as JSON values."""
-        return self.wealth.to_dict()
+        return [wealth.to_dict() for wealth in self.levels]
 
     @classmethod
-    def begin(cls, odds_ratio: float, gate: Mapping[str, Any] | None) -> FirstFailures:
+    def begin(cls, odds_ratio: float, most: float, gate: Mapping[str, Any] | None) -> FailingUsers:
         """Go on from what the gate came to in earlier stages; the bets go on where there were any."""
-        begun = cls(odds_ratio)
+        begun = cls(odds_ratio, most)
         if gate and gate.get("users"):
-            begun.wealth = Wealth.from_dict(gate["users"])
-            begun.wealth.begin_stage()
+            begun.levels = [Wealth.from_dict(values) for values in gate["users"]]
+            for wealth in begun.levels:
+                wealth.begin_stage()
         if gate:
-            begun.wealth.total = float(gate["log_evidence"])
-            begun.wealth.peak = float(gate["log_peak"])
+            less = begun.log_evidence - float(gate["log_evidence"])
+            for wealth in begun.levels:
+                wealth.total -= less
         return begun

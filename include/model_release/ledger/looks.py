@@ -22,7 +22,8 @@ class StageLooks(BaseModel):
     `carried` is what the gates came to in the stages before, set with the first look; None: not worked out yet.
     `replicas` is what the canary's proved replicas had counted at the last look, by name. Of the last look are also
     `routers`, each router's counters by fleet; `own`, the users' counters by gate and arm; `by_replica`, what each of
-    stable's replicas was sent, as (requests, failed ones); `users`, up to where the router's failed users were counted.
+    stable's replicas was sent, as (requests, failed ones); `users`, up to where the
+    router's failed users were counted; they were told of last at `users_heard_t`.
     """
 
     stage: int
@@ -38,6 +39,7 @@ class StageLooks(BaseModel):
     own: dict[str, dict[str, Any]] = {}
     by_replica: dict[str, tuple[int, int]] = {}
     users: dict[str, Any] = {}
+    users_heard_t: float | None = None
 
 
 class BystanderRecord(BaseModel):

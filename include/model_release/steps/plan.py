@@ -9,6 +9,7 @@ from typing import Any
 from model_release.asked import spec_as_asked
 from model_release.environment import FLEETS, Environment
 from model_release.errors import BadModelConfig, StaleBuild
+from model_release.gates.judge import WHOLE
 from model_release.gates.plan import StagePlan
 from model_release.identity import Kind, Mode, Release, date_of
 from model_release.intake import require_pin
@@ -29,7 +30,7 @@ from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.shadow import stages_of
 from model_release.traffic import connect
-from model_release.traffic.router import USERS
+from model_release.traffic.router import USERS, Router
 from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
 
@@ -87,6 +88,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
                 with ReplicaClient(replica, environment) as client:
                     client.index(release.model)  # raises unless it answers
         running = step.running
+        _require_user_log(router, spec, running)
         skip_benchmark = not release.benchmark or step.archive.sealed(release.version, "tuned") is not None
         step.update_running(benchmark_due=not skip_benchmark)
         # A restore is in a hurry: it takes a short look at the traffic.
@@ -98,6 +100,13 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         return _result(release, spec, running, skip_benchmark=skip_benchmark, plans=plans, lines=lines) | {
             "stable_version": state.stable.version if state.stable else None
         }
+
+
+def _require_user_log(router: Router, spec: ModelSpec, running: Running) -> None:
+    """Raise RouterUnavailable where the release is going to be judged by users and the router cannot tell them."""
+    shared = [stage for stage in running.stages if 0 < stage < WHOLE]
+    if shared and spec.canary.sticky_header is not None and not running.judged_alone:
+        router.failed_users(spec.name, running.version, shared[0], {})
 
 
 def _note_superseded(step: Step, before: State) -> None:
@@ -262,7 +271,7 @@ def _lines(
 
 _OF_USERS = {
     True: "A user whose requests fail speaks against the canary once, however many they are; what a stage needs is "
-    "reckoned by requests, as if each came from another user",
+    "reckoned by requests, as if each came from another user; with fewer than some fifty users errors send none back",
     False: "Errors are counted by request, so where they cluster by user, a few users may have a healthy version "
     "rolled back; with `router.user_log` in the environment users are counted",
 }

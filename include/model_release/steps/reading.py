@@ -26,8 +26,8 @@ from model_release.traffic.router import ArmCounters, FailedUsers
 log = logging.getLogger(__name__)
 
 _SEVERAL, _WHOLE = 2, 100
-#: So many failures have to be in the log so many looks later: Envoy may keep lines for ten seconds.
-_MANY, _LATE_LOOKS = 10, 8
+#: So many failures have to be in the log after so long: Envoy may keep lines for ten seconds.
+_MANY, _LATE_S = 10, 20.0
 Routers = Mapping[str, Mapping[str, ArmCounters]]
 
 
@@ -60,35 +60,41 @@ def read(step: Step, looks: StageLooks, **how: Any) -> Read:
     }
     by_replica, kept["by_replica"] = replicas_of(step, how["stable"], looks.by_replica)
     look, kept["own"], troubles = _own_counters(step, look, looks.own)
-    failed, why = whose_failed(step, looks)
-    if failed is not None:
-        look = by_user(look, failed)
-        kept["users"] = dict(failed.upto)
+    look, users, why = _by_user(step, looks, look)
+    kept |= users
     asked = ask(step, looks)
     look = replace(look, paired=asked.paired, stable_by_replica=by_replica)
     return Read(look, kept, [*troubles, *why, *asked.troubles])
 
 
-def whose_failed(step: Step, looks: StageLooks) -> tuple[FailedUsers | None, list[str]]:
+def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str, Any], list[str]]:
     """
-    Return who failed for the first time since the look before, and what is wrong with the router's log of them.
+    Add who failed since the look before, where the router tells; a look that says nothing leaves them to the next.
 
-    While it cannot be read nobody is told to have failed; those who did are told by the next look that can read it. A
-    log that stays silent while the router counts failures is not the one that it writes: None then, so that the canary
-    is judged by its requests.
+    A log that cannot be read is waited for: nobody is told to have failed, and those who did are told later. One that
+    has told nothing for a while, while the router counts failures, is not waited for: the look tells of no users, so
+    that the canary is judged by its requests.
     """
+    heard_t = looks.users_heard_t
+    missed = sum(
+        int(each["canary"]["errors"])
+        for each in looks.looks
+        if each["t"] <= look.t - _LATE_S and (heard_t is None or each["t"] > heard_t)
+    )
     try:
         failed = failed_users(step, looks.stage, looks.users)
+        why = "its log tells of none; `router.user_log` has to be the file that Envoy writes"
     except RouterUnavailable as error:
-        return FailedUsers(0, 0, looks.users), [f"users: source_down: {error}"]
-    missed = sum(int(look["canary"]["errors"]) for look in looks.looks[:-_LATE_LOOKS])
-    if failed is None or failed.told or missed < _MANY:
-        return failed, []
-    why = (
-        f"users: the router counted {missed} failed requests of the canary and its log tells of none, so errors are "
-        "judged by request; `router.user_log` has to be the file that Envoy writes"
-    )
-    return None, [why]
+        failed, why = FailedUsers((), (), looks.users), str(error)
+    if failed is None or look.note:
+        return look, {}, []
+    if not failed.told and missed >= _MANY:
+        told = f"users: errors are judged by request: the router counted {missed} failed ones of the canary, and {why}"
+        return look, {}, [told]
+    canary, stable = replace(look.canary, failed_users=failed.canary), replace(look.stable, failed_users=failed.stable)
+    kept = {"users": dict(failed.upto), "users_heard_t": look.t if failed.told else heard_t}
+    troubles = [f"users: source_down: {why}"] if not failed.canary else []
+    return replace(look, canary=canary, stable=stable), kept, troubles
 
 
 def failed_users(step: Step, stage: int, since: Mapping[str, Any]) -> FailedUsers | None:
@@ -101,12 +107,6 @@ def failed_users(step: Step, stage: int, since: Mapping[str, Any]) -> FailedUser
     if canary is None or step.spec.canary.sticky_header is None or step.running.judged_alone or not 0 < stage < _WHOLE:
         return None
     return step.router.failed_users(step.model, canary.version, stage, since)
-
-
-def by_user(look: Look, failed: FailedUsers) -> Look:
-    """Return the look with the users who failed for the first time."""
-    canary, stable = replace(look.canary, failed_users=failed.canary), replace(look.stable, failed_users=failed.stable)
-    return replace(look, canary=canary, stable=stable)
 
 
 def summed(routers: Routers) -> dict[str, ArmCounters]:

@@ -45,9 +45,9 @@ def refuse(sight: Sight, release: Release, spec: ModelSpec, state: State) -> Non
 
 def refuse_router(router: Router, where: str, model: str, spec: ModelSpec) -> None:
     """
-    Refuse a spec that needs something that the router cannot do, or cannot do now.
+    Refuse a spec that needs something that the router cannot do.
 
-    Raises RouterLacks; RouterUnavailable when it is to tell whose requests fail and its log cannot be read.
+    Raises RouterLacks.
     """
     canary = spec.canary
     needs = {
@@ -61,8 +61,6 @@ def refuse_router(router: Router, where: str, model: str, spec: ModelSpec) -> No
     }
     if lacks:
         raise RouterLacks(model, where, lacks)
-    if canary.sticky_header is not None:
-        router.failed_users(model, 0, 0, {})
 
 
 def refuse_stable(release: Release, state: State) -> None:

@@ -65,10 +65,16 @@ def _model(running: Running) -> str:
 
 
 def _users_upto(step: Step, stage: int) -> dict[str, Any]:
-    """Return up to where failed users were told in the release, which begins for them with its first weight."""
+    """
+    Return up to where failed users were told in the release, which begins for them with its first weight.
+
+    Later stages go on from the look before: whoever fails between the route and the first look is theirs.
+    """
     earlier = step.running.stages[: step.running.stages.index(stage)]
     before = step.looks.read(earlier[-1])[0] if earlier else None
-    failed = reading.failed_users(step, stage, before.users if before else {})
+    if before is not None and before.users:
+        return before.users
+    failed = reading.failed_users(step, stage, {})
     return dict(failed.upto) if failed else {}
 
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_clusters import GRPC_ERRORS, GRPC_NOT_FOUND, TYPES, Json
-from model_release.traffic.router import ARM_HEADER, FailedUsers, Route
+from model_release.traffic.router import ARM_HEADER, ARMS, FAILURE_LEVELS, FailedUsers, Route
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,11 @@ _WORTH_A_LINE = (
     f"&& request.headers['{SHARE_HEADER}'].contains(' canary ')))"
 )
 _LINE = (
-    "%RESPONSE_CODE% %GRPC_STATUS_NUMBER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% "
+    "%START_TIME(%s)% %RESPONSE_CODE% %GRPC_STATUS_NUMBER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% "
     f"%RESP({ARM_HEADER})% %REQ({SHARE_HEADER})%\n"
 )
-_FIELDS = 9
+_FIELDS = 10
+_SPAN_S = 2
 
 
 def access_log(path: Path) -> Json:
@@ -99,22 +100,53 @@ def failed_users(
     """
     parts = [_parted(path, since.get(str(path))) for path in files]
     release = f" {model} {version} ".encode()
-    failed_before: dict[str, set[bytes]] = {"canary": set(), "stable": set()}
-    counts, told = {"canary": 0, "stable": 0}, 0
-    for held, is_new in [*((part.before, False) for part in parts), *((part.new, True) for part in parts)]:
-        for failure in _failures(held, release):
+    times, told = _Times(percent), 0
+    for part in parts:
+        for failure in _failures(part.before, release):
+            times.level_of(failure)
+    counts = {arm: dict.fromkeys(FAILURE_LEVELS, 0) for arm in ARMS}
+    for part in parts:
+        for failure in _failures(part.new, release):
             told += 1
-            before, now = failed_before[failure.arm], failure.percent == percent
-            counts[failure.arm] += is_new and now and failure.user not in before
-            if failure.user and (now or failure.arm == "canary"):
-                before.add(failure.user)
+            level = times.level_of(failure)
+            if level is not None:
+                counts[failure.arm][level] += 1
     upto = {str(path): part.upto for path, part in zip(files, parts, strict=True)}
-    return FailedUsers(**counts, upto=upto, told=told)
+    return FailedUsers(tuple(counts["canary"].values()), tuple(counts["stable"].values()), upto, told)
+
+
+class _Times:
+    """How many spans of the clock each user has failed in, at each weight; the weight now is `percent`."""
+
+    def __init__(self, percent: int) -> None:
+        self._percent = percent
+        self._spans: dict[tuple[str, int, bytes], tuple[int, int]] = {}
+        self._weights: set[int] = set()
+
+    def level_of(self, failure: _Failure) -> int | None:
+        """Add a failure; returns the level that its user comes to by it at the weight now, if it is to be told."""
+        is_now, key = failure.percent == self._percent, (failure.arm, failure.percent, failure.user)
+        if not failure.user:
+            return 1 if is_now else None
+        count, last = self._spans.get(key, (0, -1))
+        if failure.span <= last or (failure.arm == "stable" and not is_now):
+            return None
+        count += 1
+        self._spans[key] = count, failure.span
+        self._weights.add(failure.percent)
+        told = failure.arm == "canary" and count <= self._most_before(failure.user)
+        return count if is_now and count in FAILURE_LEVELS and not told else None
+
+    def _most_before(self, user: bytes) -> int:
+        """Return in how many spans the canary failed a user at any other weight of the release."""
+        others = self._weights - {self._percent}
+        return max((self._spans.get(("canary", weight, user), (0, -1))[0] for weight in others), default=0)
 
 
 class _Failure(NamedTuple):
-    """A request that an arm failed, and whose it was."""
+    """A request that an arm failed, when, and whose it was."""
 
+    span: int
     arm: str
     percent: int
     user: bytes
@@ -126,13 +158,15 @@ class _Failure(NamedTuple):
 
         A NOT_FOUND that the second asked says too is the client's, who pins a version. Raises ValueError, KeyError.
         """
-        status, grpc, tries, answered, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
+        began, status, grpc, tries, answered, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
         code = -1 if grpc == b"-" else int(grpc)
         if code == GRPC_NOT_FOUND:
             return None
         bad = code in GRPC_ERRORS or int(status) >= _SERVER_ERROR or int(status) == _NOT_FOUND
         helped = int(tries) > 1 or (arm == b"canary" and answered == b"stable")
-        return cls({b"canary": "canary", b"stable": "stable"}[arm], int(percent), user) if bad or helped else None
+        if not bad and not helped:
+            return None
+        return cls(int(began) // _SPAN_S, {b"canary": "canary", b"stable": "stable"}[arm], int(percent), user)
 
 
 def _failures(held: bytes, release: bytes) -> Iterator[_Failure]:
@@ -142,7 +176,7 @@ def _failures(held: bytes, release: bytes) -> Iterator[_Failure]:
         if release not in line:
             continue
         try:
-            failure = _Failure.read(line) if line.split(b" ", 4)[4].startswith(release[1:]) else None
+            failure = _Failure.read(line) if line.split(b" ", 5)[5].startswith(release[1:]) else None
         except (ValueError, KeyError, IndexError):
             log.warning("no line of failed users: %r", line[:200])
             continue
@@ -175,20 +209,25 @@ class _Log(NamedTuple):
 
 
 def _parted(path: Path, since: Sequence[int] | None) -> _Part:
-    began, place = (tuple(since[:2]), tuple(since[2:])) if since else ((0, 0), (0, 0))
-    logs = _read(path, {began[0]: began[1]})
-    end = [logs[-1].inode, logs[-1].end]
+    """Raises RouterUnavailable."""
+    try:
+        logs = _read(path, *(since[:2] if since else (0, _TO_THE_END)))
+    except FileNotFoundError:
+        why = "there is no log of failed users, which Envoy begins when it has the listener that `initialise` writes"
+        raise RouterUnavailable(str(path), why) from None
+    except OSError as error:
+        raise RouterUnavailable(str(path), f"its log of failed users cannot be read: {error.strerror}") from None
+    # While the new file is empty Envoy may still write into the one that was renamed.
+    last = next((each for each in reversed(logs) if each.end), logs[-1])
     if not since:
-        return _Part(b"", b"", [*end, *end])
-    if logs[-1].inode == began[0] and logs[-1].start == began[1]:
-        logs = logs[-1:]  # nothing of the release is in the file before
+        return _Part(b"", b"", [last.inode, last.end] * 2)
     whole = b"".join(each.held for each in logs)
-    began_at, place_at = _found(logs, *began), _found(logs, *place)
+    began_at, place_at = _found(logs, *since[:2]), _found(logs, *since[2:])
     if began_at is None or place_at is None:
         log.warning("%s was cut, or rotated twice in a release: some failed users count again, or not at all", path)
         began_at = began_at or 0
         place_at = len(whole) - len(logs[-1].held) if place_at is None else place_at
-    return _Part(whole[began_at:place_at], whole[place_at:], [*began, *end])
+    return _Part(whole[began_at:place_at], whole[place_at:], [*since[:2], last.inode, last.end])
 
 
 def _found(logs: Sequence[_Log], inode: int, offset: int) -> int | None:
@@ -201,27 +240,38 @@ def _found(logs: Sequence[_Log], inode: int, offset: int) -> int | None:
     return None
 
 
-def _read(path: Path, starts: Mapping[int, int]) -> list[_Log]:
-    """Return the file that was renamed, if any, and the current one; `starts` by inode. Raises RouterUnavailable."""
+_TO_THE_END = -1
+_TAIL_BYTES = 2**16
+
+
+def _read(path: Path, inode: int, offset: int) -> list[_Log]:
+    """
+    Return the lines since a position, or the last ones: of the current file, and before it of the one renamed from it.
+
+    Raises OSError, FileNotFoundError when there is neither.
+    """
     rotated = path.with_name(f"{path.name}.1")
     try:
-        current = _read_one(path, starts)
-        renamed = _read_one(rotated, starts) if rotated.exists() else None
-        if renamed is not None and renamed.inode == current.inode:  # rotated just now
-            current = _read_one(path, starts)
+        current = _read_one(path, inode, offset)
     except FileNotFoundError:
-        why = "there is no log of failed users, which Envoy begins when it has the listener that `initialise` writes"
-        raise RouterUnavailable(str(path), why) from None
-    except OSError as error:
-        raise RouterUnavailable(str(path), f"its log of failed users cannot be read: {error.strerror}") from None
-    return [current] if renamed is None else [renamed, current]
+        return [_read_one(rotated, inode, offset)]  # it is being rotated
+    if current.inode == inode and current.start == offset:
+        return [current]
+    try:
+        renamed = _read_one(rotated, inode, offset)
+    except FileNotFoundError:
+        return [current]
+    return [renamed, _read_one(path, inode, offset) if renamed.inode == current.inode else current]
 
 
-def _read_one(path: Path, starts: Mapping[int, int]) -> _Log:
+def _read_one(path: Path, inode: int, offset: int) -> _Log:
     with path.open("rb") as file:
         about = os.fstat(file.fileno())
-        start = starts.get(about.st_ino, 0)
-        start = 0 if start > about.st_size else start  # it was cut
+        start = 0
+        if offset == _TO_THE_END:
+            start = max(0, about.st_size - _TAIL_BYTES)
+        elif about.st_ino == inode and offset <= about.st_size:  # else it was cut
+            start = offset
         file.seek(start)
         held = file.read()
     return _Log(about.st_ino, start, held[: held.rfind(b"\n") + 1])

@@ -154,18 +154,22 @@ class ArmCounters:
         return ArmCounters(self.mirrored_requests, self.mirrored_errors, buckets, self.generation)
 
 
+FAILURE_LEVELS = (1, 2, 4, 8, 16, 32)
+"""At which time that a user fails he is told of: in so many spans of two seconds."""
+
+
 @dataclass(frozen=True)
 class FailedUsers:
     """
-    How many users of each arm's share failed since an earlier reading, who had not failed before.
+    How many users of each arm's share came to a level of FAILURE_LEVELS since an earlier reading.
 
-    Before: in the release by the canary, at this weight by stable. A request that does not say whose it is counts as a
-    user of its own. `upto` is where the next reading goes on from, as JSON values; `told` is how many failed requests
-    of the release are known of.
+    Times are counted in a stage; a user of the canary comes to a level once in a release. A request that does not say
+    whose it is counts as a user of its own. `upto` is where the next reading goes on from, as JSON values; `told` is of
+    how many failed requests this one knew that the one before did not.
     """
 
-    canary: int
-    stable: int
+    canary: tuple[int, ...]
+    stable: tuple[int, ...]
     upto: Mapping[str, Any]
     told: int = 0
 

@@ -39,11 +39,11 @@ class Readings:
         self._upto = self._read
 
     def now(self) -> tuple[int, int]:
-        """Of canary and stable."""
+        """Who failed for the first time on canary and stable."""
         found = self._router.failed_users(MODEL, NEW, PERCENT, self._upto)
         assert found is not None
         self._read = dict(found.upto)
-        return found.canary, found.stable
+        return found.canary[0], found.stable[0]
 
     def come_to(self, canary: int, stable: int) -> None:
         eventually(lambda: sum(self.now()) >= canary + stable)
