@@ -43,9 +43,9 @@ def is_installed() -> bool:
     return (ANALYZER_VENV / "bin" / "model-analyzer").exists()
 
 
-def analyze(shown: Shown, onnx: Path, folder: Path, levels: Sequence[int], grid: Sequence[Tuning] = ()) -> Analyzed:
+def analyze(shown: Shown, onnx: Path, folder: Path, levels: Sequence[int], grid: Sequence[Tuning]) -> Analyzed:
     """
-    Let it search one model: all of a grid, as its manual search does, or, without one, as it does by itself.
+    Let it sweep all of a grid for one model, which it calls a manual search.
 
     It measures as it comes, but for the inputs, which are the real ones. Raises SandboxError with the end of what it
     said.
@@ -75,27 +75,19 @@ def analyze(shown: Shown, onnx: Path, folder: Path, levels: Sequence[int], grid:
 
 def _asked(shown: Shown, folder: Path, levels: Sequence[int], grid: Sequence[Tuning]) -> dict[str, Any]:
     http, grpc, metrics = free_ports(3)
-    model: dict[str, Any] = {"cpu_only": True, "perf_analyzer_flags": {"input-data": str(folder / "inputs.json")}}
-    searched: dict[str, Any] = {
-        "run_config_search_mode": "quick",
-        "run_config_search_max_instance_count": 2,
-        "run_config_search_max_model_batch_size": shown.max_batch_size,
-        "run_config_search_min_concurrency": min(levels),
-        "run_config_search_max_concurrency": max(levels),
-    }
-    if grid:
-        searched = {}
-        threads = sorted({str(tuning.intra_op_thread_count or 1) for tuning in grid})
-        model |= {
-            "parameters": {"concurrency": list(levels), "batch_sizes": [1]},
-            "model_config_parameters": {
-                "instance_group": [{"kind": "KIND_CPU", "count": sorted({each.instance_count for each in grid})}],
-                "dynamic_batching": {
-                    "max_queue_delay_microseconds": sorted({each.max_queue_delay_microseconds for each in grid})
-                },
-                "parameters": {"intra_op_thread_count": {"string_value": threads}},
+    threads = sorted({str(tuning.intra_op_thread_count or 1) for tuning in grid})
+    model = {
+        "cpu_only": True,
+        "perf_analyzer_flags": {"input-data": str(folder / "inputs.json")},
+        "parameters": {"concurrency": list(levels), "batch_sizes": [1]},
+        "model_config_parameters": {
+            "instance_group": [{"kind": "KIND_CPU", "count": sorted({each.instance_count for each in grid})}],
+            "dynamic_batching": {
+                "max_queue_delay_microseconds": sorted({each.max_queue_delay_microseconds for each in grid})
             },
-        }
+            "parameters": {"intra_op_thread_count": {"string_value": threads}},
+        },
+    }
     return {
         "model_repository": str(folder / "models"),
         "output_model_repository_path": str(folder / "out"),
@@ -113,7 +105,6 @@ def _asked(shown: Shown, folder: Path, levels: Sequence[int], grid: Sequence[Tun
         "gpus": [],
         "skip_detailed_reports": True,
         "profile_models": {shown.name: model},
-        **searched,
     }
 
 

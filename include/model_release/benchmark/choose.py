@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from model_release.benchmark.contender import Contender, best_of
 from model_release.benchmark.plan import complexity
 
-#: A candidate that is not shown to serve more than this much more than a simpler one ties with it.
-TIE = 0.05
+#: A simpler candidate whose median is at most this much below the best one's ties with it. What noise hides is no tie:
+#: where it leaves much open the simplest of all would win, at a price that is as great as the noise.
+TIE = 0.03
 #: Nobody needs to know more exactly: a simpler one that is at most this much slower is taken without more repeats.
 ENOUGH = 0.10
 
@@ -35,8 +36,7 @@ def decide(contenders: Sequence[Contender], objective_p99_ms: float) -> Decision
 
 
 def _ties(fastest: Contender, other: Contender) -> bool:
-    low = fastest.over(other).low
-    return other is fastest or low is None or low <= 1 + TIE
+    return other is fastest or fastest.throughput.median <= other.throughput.median * (1 + TIE)
 
 
 def _is_clear(fastest: Contender, chosen: Contender) -> bool:

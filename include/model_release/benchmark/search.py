@@ -1,7 +1,7 @@
 """
 The search: every candidate gets one short run, the better ones more, and the last few as many as it takes to choose.
 
-Successive halving, by thirds. A candidate is judged at the highest concurrency at which its p99 may still meet the
+Successive halving. A candidate is judged at the highest concurrency at which its p99 may still meet the
 objective, so that most are left after a single run. The finalists are measured by turns, A B, B A, A B: what disturbs
 the machine for a while disturbs all of them.
 """
@@ -19,8 +19,8 @@ from model_release.benchmark.meter import Run
 from model_release.benchmark.plan import complexity
 from model_release.triton.config import Tuning
 
-FINALISTS = 3
-_KEEP = 3
+FINALISTS = 4
+_KEEP = 2
 _RUNS_A_VISIT = 2
 MOST_RUNS = 8
 #: Longer runs are better spent on repeats, whose spread shows the noise.
