@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -29,6 +30,7 @@ def main() -> int:
     parser.add_argument("--page", type=Path, default=PAGE)
     parser.add_argument("--onnx", type=Path, help="a folder that keeps the exported models")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # and with it the servers that it started
     title, show = _SHOWS[given.what]
     shown = [MODELS[model] for model in given.models]
     with TemporaryDirectory() as name:
