@@ -70,6 +70,8 @@ def _users_upto(step: Step, stage: int) -> dict[str, Any]:
 
     Later stages go on from the look before: whoever fails between the route and the first look is theirs.
     """
+    if step.spec.canary.sticky_header is None:
+        return {}
     earlier = step.running.stages[: step.running.stages.index(stage)]
     before = step.looks.read(earlier[-1])[0] if earlier else None
     if before is not None and before.users:
