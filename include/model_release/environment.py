@@ -77,7 +77,7 @@ class FleetPair(Section):
 
 
 class UserLog(Section):
-    """Where each Envoy writes which users' requests failed, so that with sticky arms a user counts once."""
+    """Where each Envoy writes which users' requests failed, so that with sticky arms a user counts as one."""
 
     path: Path
     """As an Envoy sees it, in its own file system."""

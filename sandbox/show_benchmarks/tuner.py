@@ -124,7 +124,7 @@ def page(searches: Sequence[Searched]) -> str:
     ]
     text = (
         f"{len(GRID)} candidates: delays {DELAYS} us, instances {INSTANCES}, threads 1 or 2. Brute force measures each "
-        f"at each level, as often as the tuner measures its finalists; the tuner has a quarter of the time that this "
+        "at each level, as often as the tuner measures its finalists; the tuner has a quarter of the time that this "
         "took. Model Analyzer (NVIDIA's, local mode, as it comes but for the real inputs) sweeps the same candidates "
         "at the same levels, each once. The last column is the throughput of a choice over that of brute force's, at "
         "the highest load, measured anew by turns; 1 exactly where both chose the same.\n\n"

@@ -1,9 +1,9 @@
 """
 The search: every candidate gets one short run, the better ones more, and the last few as many as it takes to choose.
 
-Successive halving. A candidate is judged at the highest concurrency at which its p99 may still meet the
-objective, so that most are left after a single run. The finalists are measured by turns, A B, B A, A B: what disturbs
-the machine for a while disturbs all of them.
+Successive halving. A candidate is judged at the highest concurrency at which its p99 may still meet the objective, so
+that most are left after a single run. The finalists are measured by turns, A B, B A, A B: what disturbs the machine for
+a while disturbs all of them.
 """
 
 from __future__ import annotations

@@ -18,10 +18,9 @@ from typing import Any
 from model_release.gates import sequential
 from model_release.gates.gate import Gate, SlowGate
 from model_release.gates.kinds import AnswersGate, ErrorGate, OwnCounters
-from model_release.gates.looks import Arm, Look
+from model_release.gates.looks import WHOLE, Arm, Look
 from model_release.spec import Canary, ErrorRateGate, LatencyGate, ProportionGate
 
-WHOLE = 100
 ADVANCE, ROLLBACK, INCONCLUSIVE = "advance", "rollback", "inconclusive"
 GATHERING, NO_DATA, DEADLINE = "gathering", "no_data", "deadline"
 

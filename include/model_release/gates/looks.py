@@ -12,7 +12,7 @@ from model_release.errors import LookUnusable
 from model_release.traffic.router import ArmCounters
 
 INFINITE = "+Inf"
-_WHOLE = 100
+WHOLE = 100
 _NOTHING = {"requests": 0, "errors": 0, "latency_buckets": {}}
 
 
@@ -88,8 +88,8 @@ class Arm:
             raise LookUnusable(f"{type(error).__name__}: {error} in {values!r}") from None
         if not 0 <= arm.errors <= arm.requests:
             raise LookUnusable(f"{arm.errors} errors of {arm.requests} requests")
-        most = math.inf if users is None else users
-        if (failed is None and users is not None) or min(failed or (0,)) < 0 or sum((failed or (0,))[:1]) > most:
+        untold, first = failed is None and users is not None, failed[0] if failed else 0
+        if untold or any(count < 0 for count in failed or ()) or (users is not None and first > users):
             raise LookUnusable(f"{values.get('failed_users')} failed users of {users}")
         if ordered != sorted(ordered) or (ordered and (ordered[0] < 0 or INFINITE not in buckets)):
             raise LookUnusable(f"latency_buckets {buckets} are not cumulative up to {INFINITE!r}")
@@ -243,7 +243,7 @@ def difference_by_router(
     t, stage = how["t"], how["stage"]
     if not parts:
         return Look(t, stage, note="every router's counters started again")
-    beside = [part.control if stage == _WHOLE and part.control.requests else part.stable for part in parts]
+    beside = [part.control if stage == WHOLE and part.control.requests else part.stable for part in parts]
     return Look(
         t,
         stage,

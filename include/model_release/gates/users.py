@@ -23,12 +23,16 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_release.gates import sequential
-from model_release.gates.looks import Look
+from model_release.gates.looks import WHOLE, Look
 from model_release.gates.wealth import Wealth
 from model_release.traffic.router import FAILURE_LEVELS
 
-_WHOLE = 100
 _WEIGHTS = (0.5, *[0.5 / (len(FAILURE_LEVELS) - 1)] * (len(FAILURE_LEVELS) - 1))
+
+
+def are_shared(stage: int) -> bool:
+    """Whether users are shared between two arms: not in a shadow or at 100 %, where mirroring draws by request."""
+    return 0 < stage < WHOLE
 
 
 @dataclass
@@ -48,7 +52,7 @@ class FailingUsers:
     @staticmethod
     def are_told(look: Look) -> bool:
         """Whether a look tells whose requests failed, at a weight that shares users between two arms."""
-        shared = look.canary.users is not None or 0 < look.stage < _WHOLE
+        shared = look.canary.users is not None or are_shared(look.stage)
         return shared and None not in (look.canary.failed_users, look.stable.failed_users)
 
     def take(self, look: Look) -> None:
@@ -59,7 +63,7 @@ class FailingUsers:
         they are as uneven as the users are busy.
         """
         own, other = look.canary.failed_users or (), look.stable.failed_users or ()
-        at_risk: tuple[float, float] = (look.stage, _WHOLE - look.stage)
+        at_risk: tuple[float, float] = (look.stage, WHOLE - look.stage)
         if look.canary.users is not None and look.stable.users is not None:
             at_risk = (look.canary.users, look.stable.users)
         for place, (wealth, failed, stable_failed) in enumerate(zip(self.levels, own, other, strict=False)):

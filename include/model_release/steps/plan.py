@@ -9,8 +9,8 @@ from typing import Any
 from model_release.asked import spec_as_asked
 from model_release.environment import FLEETS, Environment
 from model_release.errors import BadModelConfig, StaleBuild
-from model_release.gates.judge import WHOLE
 from model_release.gates.plan import StagePlan
+from model_release.gates.users import are_shared
 from model_release.identity import Kind, Mode, Release, date_of
 from model_release.intake import require_pin
 from model_release.ledger.claim import busy_until
@@ -104,7 +104,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
 
 def _require_user_log(router: Router, spec: ModelSpec, running: Running) -> None:
     """Raise RouterUnavailable where the release is going to be judged by users and the router cannot tell them."""
-    shared = [stage for stage in running.stages if 0 < stage < WHOLE]
+    shared = [stage for stage in running.stages if are_shared(stage)]
     if shared and spec.canary.sticky_header is not None and not running.judged_alone:
         router.failed_users(spec.name, running.version, shared[0], {})
 
@@ -270,7 +270,7 @@ def _lines(
 
 
 _OF_USERS = {
-    True: "A user whose requests fail speaks against the canary once, however many they are; what a stage needs is "
+    True: "A user whose requests fail speaks against the canary as one, however many they are; what a stage needs is "
     "reckoned by requests, as if each came from another user; with fewer than some fifty users errors send none back",
     False: "Errors are counted by request, so where they cluster by user, a few users may have a healthy version "
     "rolled back; with `router.user_log` in the environment users are counted",

@@ -16,6 +16,7 @@ from model_release.errors import MetricsUnavailable, RouterUnavailable
 from model_release.gates.looks import Arm, Look, Proportion, difference, difference_by_router
 from model_release.gates.sources import ArmOf, Counted, since
 from model_release.gates.sources.prometheus import PrometheusSource
+from model_release.gates.users import are_shared
 from model_release.ledger.looks import StageLooks
 from model_release.spec import ProportionGate
 from model_release.steps.answers import ask
@@ -25,7 +26,7 @@ from model_release.traffic.router import ArmCounters, FailedUsers
 
 log = logging.getLogger(__name__)
 
-_SEVERAL, _WHOLE = 2, 100
+_SEVERAL = 2
 #: So many failures have to be in the log after so long: Envoy may keep lines for ten seconds.
 _MANY, _LATE_S = 10, 20.0
 Routers = Mapping[str, Mapping[str, ArmCounters]]
@@ -99,12 +100,12 @@ def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str,
 
 def failed_users(step: Step, stage: int, since: Mapping[str, Any]) -> FailedUsers | None:
     """
-    Return who failed for the first time; None where arms are not sticky, or users are not told apart.
+    Return whose requests failed; None where arms share no users, or the router does not tell them apart.
 
-    Only a part of the traffic makes users of an arm: what is mirrored in a shadow or at 100 % is drawn by request.
+    Raises RouterUnavailable.
     """
     canary = step.claim.check().canary
-    if canary is None or step.spec.canary.sticky_header is None or step.running.judged_alone or not 0 < stage < _WHOLE:
+    if canary is None or step.spec.canary.sticky_header is None or step.running.judged_alone or not are_shared(stage):
         return None
     return step.router.failed_users(step.model, canary.version, stage, since)
 

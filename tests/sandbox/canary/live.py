@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from threading import Thread
+from threading import Thread, Timer
 from typing import Any
 
 from model_release.gates.bystanders import quantile_ms
@@ -73,6 +72,7 @@ class Live:
 
     def for_a_while(self, seconds: float, end: Callable[[], object]) -> None:
         """End something later on, beside the looks."""
-        thread = Thread(target=lambda: (time.sleep(seconds), end()), daemon=True)
-        thread.start()
-        self.pending.append(thread)
+        timer = Timer(seconds, end)
+        timer.daemon = True
+        timer.start()
+        self.pending.append(timer)
