@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.identity import Release
+from model_release.identity import Release, date_of, version_of
 from model_release.ledger.state import State
 from model_release.repository.archive import Archive
 from model_release.repository.store import ObjectStore
@@ -110,7 +111,8 @@ class Chaos:
     def build_killed_and_retried(self, at: int, tally: Tally) -> None:
         """Kill each step of a build before its `at`th change, and run it again; the version has to be sealed."""
         self._runs += 1
-        version = max(self.model.state.newest_decision, *self.archive.versions()) + 1
+        newest = max(self.model.state.newest_decision, *self.archive.versions())
+        version = version_of(date_of(newest) + timedelta(seconds=1))
         release = self.model.build(version, f"chaos-{self._runs}", checkpoint=CHECKPOINTS[FIRST])
         with self._sound(tally, f"a build killed before change {at}, retried"):
             attempt(partial(plan.run, release, self.environment, self.model.spec))
