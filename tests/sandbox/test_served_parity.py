@@ -11,6 +11,7 @@ from model_release.errors import ServedParityFailed
 from model_release.spec import Tolerance
 from model_release.triton import config as configs
 from model_release.triton.parity import Served, prove_served
+from model_release.triton.replica import ReplicaClient
 from tests.sandbox.triton_parts import (
     MODEL,
     TOLERANCE,
@@ -93,6 +94,27 @@ def test_right_answers_pass_and_triton_says_that_it_batched(
     assert (told.recorded, told.told_apart, told.reason, told.refused_by_queue) == (6, 6, "", 0)
     assert told.worst_of_tolerance < 1
     assert told.seconds < 5
+
+
+def test_an_execution_that_is_counted_late_is_not_taken_for_another(
+    tritons: Tritons, pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton counts an execution after its answer is sent; here every reading is what the one before it should be."""
+    config = place(tritons, pair[0])
+    read = ReplicaClient.statistics
+    with ReplicaClient(pair[0].replica, tritons.environment) as client:
+        late = [read(client, MODEL)]
+
+    def statistics(client: ReplicaClient, model: str) -> Any:
+        late.append(read(client, model))
+        return late[-2]
+
+    monkeypatch.setattr(ReplicaClient, "statistics", statistics)
+
+    told = served(tritons, pair[0], config)
+
+    assert told.batched, told
+    assert sum(size * count for size, count in told.batches.items()) == told.samples - 6
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,10 @@ def prove_served(
     with ReplicaClient(replica, environment) as client:
         proof = _Proof(client, version, bundle, recorded, tolerances, began + BUDGET_S)
         try:
+            apart = _no_batching(bundle.batched)
+            before = {} if apart else proof.executed()
             alone_s = proof.ask_alone()
-            proof.served.reason = _no_batching(bundle.batched) or proof.ask_together(
-                alone_s, environment.call_timeout_s
-            )
+            proof.served.reason = apart or proof.ask_together(before, alone_s, environment.call_timeout_s)
         except ReplicaUnavailable as error:
             why = f"it answered before, and did not after {proof.served.requests} requests: {error}"
             raise ServedParityFailed(client.name, bundle.own.name, version, why) from None
@@ -126,6 +126,11 @@ class _Proof:
         self._count = len(next(iter(self._inputs.values())))
         self.served = Served(self._count, self._told_apart())
 
+    def executed(self) -> dict[int, int]:
+        """Return how often a batch of that many samples was executed since the version was loaded."""
+        found = [each for each in self._client.statistics(self._batched.name) if each.version == self._version]
+        return dict(found[0].batch_sizes) if found else {}
+
     def ask_alone(self) -> float:
         """Ask for each sample by itself, as time allows; returns the seconds of the fastest answer."""
         fastest_s = float("inf")
@@ -143,11 +148,17 @@ class _Proof:
                 break
         return fastest_s
 
-    def ask_together(self, alone_s: float, timeout_s: float) -> str:
-        """Send bursts of requests, more at once until batches form; returns why none did, or an empty string."""
+    def ask_together(self, before: dict[int, int], alone_s: float, timeout_s: float) -> str:
+        """
+        Send bursts of requests, more at once until batches form; returns why none did, or an empty string.
+
+        `before` are the executions before any was asked alone.
+        """
+        # Triton counts an execution after its answer is sent: one of these, counted later, would be taken for a burst's.
+        self._formed(before, self.served.samples)
         queue = self._batched.dynamic_batching.default_queue_policy.max_queue_size or _LEVELS[-1]
         for place, level in enumerate(_LEVELS):
-            before, sent = self._executed(), (self.served.requests, self.served.samples)
+            before, sent = self.executed(), (self.served.requests, self.served.samples)
             for burst in range(_BURSTS):
                 left_s = self._until - time.monotonic()
                 if left_s <= 0 and (burst or place):
@@ -246,15 +257,11 @@ class _Proof:
 
         return sum(alone(sample) for sample in range(self._count))
 
-    def _executed(self) -> dict[int, int]:
-        found = [each for each in self._client.statistics(self._batched.name) if each.version == self._version]
-        return dict(found[0].batch_sizes) if found else {}
-
     def _formed(self, before: dict[int, int], samples: int) -> dict[int, int] | None:
         """Return the executions since, once they hold all samples that were answered; None when they never do."""
         deadline = time.monotonic() + _COUNTED_S
         while True:
-            now = self._executed()
+            now = self.executed()
             formed = {size: count - before.get(size, 0) for size, count in now.items()}
             formed = {size: count for size, count in formed.items() if count}
             if sum(size * count for size, count in formed.items()) == samples:
