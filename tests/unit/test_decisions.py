@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,9 +26,10 @@ from model_release.steps import approve, decide, orphan
 from model_release.steps.approve import require_approval
 from model_release.steps.context import freeze_spec
 from model_release.steps.decide import APPROVAL, waiting_for
-from model_release.steps.watch import by_person
+from model_release.steps.held import by_person
 from tests.unit import toys
 from tests.unit.fake_s3 import FakeS3
+from tests.unit.meanwhile import acting_before
 
 VERSION = 20260102000000
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -109,6 +111,51 @@ def test_no_answer_in_time_is_a_no(s3: S3, environment: Environment) -> None:
         approve.settle(RELEASE, environment)
     with pytest.raises(NothingToDecide):
         decide.run("toy", environment, "advance", by="late", reason="too late")
+
+
+@pytest.mark.parametrize("verb", ["advance", "roll_back"])
+@pytest.mark.parametrize("nth", range(1, 10))
+def test_an_answer_counts_at_whatever_moment_of_a_look_it_comes(
+    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch, nth: int, verb: str
+) -> None:
+    store = ObjectStore(s3)
+    waiting(store, "approve")
+
+    def answer() -> None:
+        decide.run("toy", environment, verb, by="grace", reason="seen")
+
+    with acting_before(nth, answer, monkeypatch):
+        approve.look(RELEASE, environment)
+        approve.look(RELEASE, environment)
+
+    running = StateFile(store, "toy").read().release
+    assert running
+    assert (running.decisions[APPROVAL].by, running.decisions[APPROVAL].verb) == ("grace", verb)
+    assert [(event["by"], event["verb"]) for event in decided(store)] == [("grace", verb)]
+
+
+@pytest.mark.parametrize("nth", range(1, 8))
+def test_an_answer_in_the_last_moment_counts_or_is_refused(
+    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    """The look finds the time to be over; the person began to answer when it was not."""
+    store, clock, accepted = ObjectStore(s3), ObjectStore.now, []
+    waiting(store, "approve")
+
+    def answer() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectStore, "now", clock)
+            with suppress(NothingToDecide):
+                accepted.append(decide.run("toy", environment, "advance", by="grace", reason="seen"))
+
+    monkeypatch.setattr(ObjectStore, "now", lambda store: clock(store) + timedelta(seconds=1200))
+    with acting_before(nth, answer, monkeypatch):
+        assert approve.look(RELEASE, environment)["done"]
+
+    running = StateFile(store, "toy").read().release
+    assert running
+    assert running.decisions[APPROVAL].by == ("grace" if accepted else "nobody")
+    assert [event["by"] for event in decided(store)] == ["grace" if accepted else "nobody"]
 
 
 def test_the_question_holds_the_claim_once_and_shows_the_evidence(s3: S3, environment: Environment) -> None:
@@ -200,6 +247,8 @@ def held(verb: str) -> Running:
         ("advance", {**GATHERING, "verdict": "rollback", "action": "rollback"}, "rollback"),
         ("roll_back", {**GATHERING, "verdict": "advance", "action": "advance"}, "rollback"),
         ("advance", {**GATHERING, "verdict": "advance", "action": "advance"}, "advance"),
+        ("advance", {**GATHERING, "action": "rollback"}, "advance"),
+        ("advance", {**GATHERING, "action": "rollback", "unproved": ["green-1 restarted"]}, "rollback"),
         ("advance", {**GATHERING, "unproved": ["green-1 restarted"]}, None),
         ("roll_back", {**GATHERING, "unproved": ["green-1 restarted"]}, "rollback"),
     ],

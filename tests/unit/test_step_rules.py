@@ -13,9 +13,10 @@ from model_release.identity import Kind
 from model_release.ledger.state import Placement, Promotion, Rejection, Running, State
 from model_release.spec import Canary, Tensor
 from model_release.steps.abort import target
+from model_release.steps.held import with_hold
 from model_release.steps.refusals import _tensor_changes
 from model_release.steps.shift import require_advance
-from model_release.steps.watch import _action, _with_hold
+from model_release.steps.watch import _action
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 ADVANCE = {"action": "advance"}
@@ -92,13 +93,13 @@ def verdict(what: str) -> Verdict:
 def test_an_inconclusive_stage_ends_at_its_deadline_as_the_config_says(
     on_inconclusive: str, age_s: float, what: str, action: str | None
 ) -> None:
-    canary = _with_hold(Canary(on_inconclusive=on_inconclusive))  # type: ignore[arg-type]
+    canary = with_hold(Canary(on_inconclusive=on_inconclusive))  # type: ignore[arg-type]
 
     assert _action(canary, verdict(what), age_s) == action
 
 
 def test_what_a_person_adds_to_a_hold_is_waited_for_too() -> None:
-    canary = _with_hold(Canary(), extended_s=100)
+    canary = with_hold(Canary(), longer_s=100)
 
     assert _action(canary, verdict("inconclusive"), 900 + 3600 + 99) is None
     assert _action(canary, verdict("inconclusive"), 900 + 3600 + 100) == "rollback"

@@ -17,13 +17,14 @@ from model_release.ledger.looks import Looks, StageLooks
 from model_release.ledger.state import ClaimRecord, Placement, Running, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.spec import Canary, ModelSpec
-from model_release.steps import answers, before, context, watch
+from model_release.steps import answers, before, context, decide, watch
 from model_release.steps.before import watching_stable
 from model_release.steps.context import begin, freeze_spec
 from model_release.traffic.memory import MemoryRouter
 from model_release.traffic.router import ArmCounters
 from tests.unit import served_toys
 from tests.unit.fake_s3 import FakeS3
+from tests.unit.meanwhile import acting_before
 
 VERSION, STABLE = 20260102000000, 20260101000000
 RELEASE = Release("toy", VERSION, Kind.BUILD, "run-1", by="ada")
@@ -93,16 +94,17 @@ def environment(s3: S3, folder: Path) -> Environment:
     return Environment.model_validate({"s3": s3, "pairs": {"default": pair}, "router": router})
 
 
-def toy(folder: Path) -> ModelSpec:
+def toy(folder: Path, **canary_changes: Any) -> ModelSpec:
     gates = [
         {"name": "errors", "kind": "error_rate"},
         {"name": "right", "kind": "accuracy", "dry_run": True, "requests_per_look": 16},
     ]
-    canary = Canary.model_validate({"gates": gates, "look_interval_s": 0.5, "min_bake_s": 0, "min_requests": 1})
+    quick = {"look_interval_s": 0.5, "min_bake_s": 0, "min_requests": 1, **canary_changes}
+    canary = Canary.model_validate({"gates": gates, **quick})
     return served_toys.spec(canary=canary, accuracy={"golden_set": (folder / "golden.npz").as_uri()})
 
 
-def begun(environment: Environment, folder: Path) -> ObjectStore:
+def begun(environment: Environment, folder: Path, **canary_changes: Any) -> ObjectStore:
     """Write the ledger of a release whose canary is at 10 %."""
     store = ObjectStore(environment.s3)
     now = store.now()
@@ -112,8 +114,8 @@ def begun(environment: Environment, folder: Path) -> ObjectStore:
     )  # fmt: skip
     running = Running(
         run_id="run-1", clear_number=0, version=VERSION, kind=Kind.BUILD, checkpoint="s3://c", fleet="green",
-        spec_digest=freeze_spec(store, toy(folder), lambda: None), first_release=False, stages=[10, 100],
-        started_at=now, deployed=True,
+        spec_digest=freeze_spec(store, toy(folder, **canary_changes), lambda: None), first_release=False,
+        stages=[10, 100], started_at=now, deployed=True,
     )  # fmt: skip
     stable, canary = (
         Placement(fleet=fleet, version=version, digest="d") for fleet, version in (("blue", STABLE), ("green", VERSION))
@@ -123,9 +125,10 @@ def begun(environment: Environment, folder: Path) -> ObjectStore:
     return store
 
 
-def opened(store: ObjectStore) -> Looks:
+def opened(store: ObjectStore, before_s: float = 0) -> Looks:
     looks = Looks(store, "toy", VERSION, RELEASE.holder)
-    looks.write(StageLooks(stage=10, started_at=datetime.now(UTC), baseline={}, counters={}), None)
+    started_at = datetime.now(UTC) - timedelta(seconds=before_s)
+    looks.write(StageLooks(stage=10, started_at=started_at, baseline={}, counters={}), None)
     return looks
 
 
@@ -151,6 +154,34 @@ def test_looks_hold_both_routers_stables_replicas_and_samples_that_nobody_is_ask
         assert numbers != sorted(numbers)
     assert kept.verdict is not None
     assert next(gate for gate in kept.verdict["gates"] if gate["name"] == "right")["n"] == GOLDEN
+
+
+@pytest.mark.parametrize(("verb", "comes_to"), [("extend", None), ("advance", "advance"), ("roll_back", "rollback")])
+@pytest.mark.parametrize("nth", [2, 6, 9])
+def test_a_hold_that_ends_while_a_person_answers_ends_as_they_say(
+    place: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, nth: int, verb: str, comes_to: str | None
+) -> None:
+    store = begun(place, tmp_path, min_requests=10_000, max_bake_s=60, hold_s=60)
+    looks = opened(store, before_s=121)
+    held = store.now() + timedelta(seconds=600)
+    claim = StateFile(store, "toy").read().claim
+    assert claim
+    claim = claim.model_copy(update={"phase": "watch 10", "held_until": held})
+    StateFile(store, "toy").change(lambda state: state.model_copy(update={"claim": claim}))
+
+    def answer() -> None:
+        decide.run("toy", place, verb, by="grace", reason="known", seconds=600)
+
+    with acting_before(nth, answer, monkeypatch):
+        watch.look(RELEASE, place, 10)
+        told = watch.look(RELEASE, place, 10)
+
+    assert told["action"] == comes_to
+    running = StateFile(store, "toy").read().release
+    assert running
+    assert (running.verdicts.get("10") or {}).get("action") == comes_to
+    assert ("grace" in told["reason"]) == (comes_to is not None)
+    assert looks.read(10)[0]
 
 
 def test_stable_is_looked_at_while_a_step_works_and_the_first_judge_knows_it(

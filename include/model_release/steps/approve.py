@@ -47,7 +47,7 @@ def ask(release: Release, environment: Environment) -> dict[str, Any]:
     """
     with begin(release, environment, APPROVE) as step:
         running, spec = step.running, step.spec
-        if running.approval == "none" or APPROVAL in running.decisions:
+        if _is_settled(running):
             return {"needed": False}
         until = _hold(step)
         report = assemble(step.store, release.model, release.holder)
@@ -86,23 +86,47 @@ def look(release: Release, environment: Environment) -> dict[str, Any]:
     Returns done, action (`rollback` when the canary was judged bad meanwhile, else None) and reason.
     """
     with begin(release, environment, APPROVE) as step:
-        running, claim = step.running, step.claim.check().claim
-        if APPROVAL in running.decisions or running.approval == "none":
+        running = step.running
+        if _is_settled(running):
             return {"done": True, "action": None, "reason": _said(running)}
         against = verdict_against(running) or stand(step)
         if against is not None:
             return {"done": True, "action": "rollback", "reason": against}
-        if claim is None or claim.held_until is None or claim.held_until <= step.store.now():
-            _nobody_answered(step)
-            return {"done": True, "action": None, "reason": _said(step.running)}
-        return {"done": False, "action": None, "reason": f"no answer yet, until {claim.held_until:%H:%M:%S} UTC"}
+        now = step.store.now()
+        if _is_over(step.claim.check(), now):
+            _take_silence_for_a_no(step, now)
+        running, claim = step.running, step.claim.check().claim
+        if _is_settled(running):
+            return {"done": True, "action": None, "reason": _said(running)}
+        until = f", until {claim.held_until:%H:%M:%S} UTC" if claim and claim.held_until else ""
+        return {"done": False, "action": None, "reason": f"no answer yet{until}"}
 
 
-def _nobody_answered(step: Step) -> None:
+def _is_settled(running: Running) -> bool:
+    return APPROVAL in running.decisions or running.approval == "none"
+
+
+def _is_over(state: State, now: datetime) -> bool:
+    """Say whether nobody has answered, and nobody can any more."""
+    if state.release is None or _is_settled(state.release):
+        return False
+    return state.claim is None or state.claim.held_until is None or state.claim.held_until <= now
+
+
+def _take_silence_for_a_no(step: Step, now: datetime) -> None:
+    """Decide in the place of who was asked, unless an answer came in this very moment: that one counts."""
     reason = f"no answer within {step.spec.canary.hold_s:g} s is a no"
-    no = Decision(verb=ROLL_BACK, by=_NOBODY, reason=reason, at=step.store.now())
-    step.update_running(decisions={**step.running.decisions, APPROVAL: no})
-    step.event("decided", verb=ROLL_BACK, subject=APPROVAL, by=_NOBODY, reason=reason)
+    no = Decision(verb=ROLL_BACK, by=_NOBODY, reason=reason, at=now)
+
+    def silent(state: State) -> State:
+        if state.release is None or not _is_over(state, now):
+            return state
+        decisions = {**state.release.decisions, APPROVAL: no}
+        return state.model_copy(update={"release": state.release.model_copy(update={"decisions": decisions})})
+
+    after = step.claim.change(silent)
+    if after.release is not None and after.release.decisions.get(APPROVAL) == no:
+        step.event("decided", verb=ROLL_BACK, subject=APPROVAL, by=_NOBODY, reason=reason)
 
 
 def settle(release: Release, environment: Environment) -> dict[str, Any]:

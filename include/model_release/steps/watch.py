@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
-from datetime import timedelta
 from typing import Any
 
 from model_release.environment import Environment
@@ -20,13 +19,14 @@ from model_release.gates.judge import Judge, Verdict
 from model_release.gates.looks import Look
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
-from model_release.ledger.state import Running, State
+from model_release.ledger.state import Running
 from model_release.spec import Canary
 from model_release.steps import notify, shadow
 from model_release.steps.before import learned
 from model_release.steps.bystanders import look_at_bystanders
 from model_release.steps.context import Step, begin
 from model_release.steps.convergence import held_by, look_at_replicas
+from model_release.steps.held import by_person, end_stage, extended_s, note_hold, with_hold
 from model_release.steps.reading import read
 from model_release.steps.withdraw import WITHDRAWN, given_up, weigh_by_replicas
 
@@ -64,21 +64,23 @@ def look(release: Release, environment: Environment, stage: int) -> dict[str, An
         looks, etag = step.looks.read(stage)
         if looks is None:
             raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
-        if str(stage) in step.running.verdicts:
-            return _result(step, step.running.verdicts[str(stage)])
-        before, canary = looks, _with_hold(step.spec.canary, _extended_s(step.running, stage))
+        running = step.running
+        if str(stage) in running.verdicts:
+            return _result(step, running.verdicts[str(stage)])
+        before, canary = looks, with_hold(step.spec.canary, extended_s(running, stage))
         looks, decided = _look_once(step, canary, before)
         if decided["verdict"] != "rollback":
             looks, decided = _with_others(step, canary, before, looks, decided)
-            decided = by_person(step.running, stage, decided)
+            decided = by_person(running, stage, decided)
             looks = looks.model_copy(update={"verdict": decided})
         if not step.looks.write(looks, etag):
             return _result(step, {**decided, "action": None})
-        if decided["action"] is not None:
-            step.update_running(verdicts={**step.running.verdicts, str(stage): decided})
+        if decided["action"] is not None and end_stage(step, running, stage, decided):
             step.event("judged", **decided)
             return _result(step, decided)
-        return _result(step, decided, held_until=_note_hold(step, looks, decided))
+        return _result(
+            step, {**decided, "action": None}, held_until=note_hold(step, looks, decided, _age_s(step, looks, decided))
+        )
 
 
 def _with_others(
@@ -112,23 +114,6 @@ def _age_s(step: Step, looks: StageLooks, decided: dict[str, Any]) -> float:
     return age_s
 
 
-def by_person(running: Running, stage: int, decided: dict[str, Any]) -> dict[str, Any]:
-    """
-    Return what a look comes to once a person has decided about a stage that is held.
-
-    Nobody gets a canary past a verdict against it or a replica that is not proved; back it may be sent at any time,
-    also by somebody whom a verdict for it has overtaken.
-    """
-    decision = running.decisions.get(str(stage))
-    if decision is None or decided["action"] == "rollback":
-        return decided
-    if decision.verb == "advance" and (decided["action"] is not None or decided.get("unproved")):
-        return decided
-    action = "advance" if decision.verb == "advance" else "rollback"
-    said = f"{decision.by} lets it {'advance' if action == 'advance' else 'go back'}: {decision.reason}"
-    return {**decided, "action": action, "reason": f"{said}; {decided['reason']}"}
-
-
 def stand(step: Step) -> str | None:
     """
     Look at the last judged stage again, while a person is asked about the next; only a rollback counts.
@@ -152,42 +137,6 @@ def stand(step: Step) -> str | None:
         step.update_running(verdicts={**step.running.verdicts, str(looks.stage): decided})
         step.event("judged", **decided)
     return f"stage {looks.stage} %: {why}"
-
-
-def _note_hold(step: Step, looks: StageLooks, decided: dict[str, Any]) -> str | None:
-    """
-    Say once, in the claim and as an event, that a stage is past its bake and is held, and until when.
-
-    Returns until when, None before that.
-    """
-    asked = step.spec.canary
-    past_s = _age_s(step, looks, decided) - asked.max_bake_s
-    longer_s = _extended_s(step.running, looks.stage)
-    until = looks.started_at + timedelta(seconds=asked.max_bake_s + asked.hold_s + longer_s)
-    claim = step.claim.check().claim
-    if past_s < 0 or claim is None:
-        return None
-    if claim.held_until == until:
-        return until.isoformat()
-
-    def held(state: State) -> State:
-        holding = state.claim.model_copy(update={"held_until": until}) if state.claim else None
-        return state.model_copy(update={"claim": holding})
-
-    step.claim.change(held)
-    step.event("held", stage=looks.stage, until=until, reason=decided["reason"])
-    return until.isoformat()
-
-
-def _with_hold(canary: Canary, extended_s: float = 0.0) -> Canary:
-    """A stage that is held goes on being looked at: `hold_s` more, and what a person has added, before it goes back."""
-    if canary.on_inconclusive != "hold":
-        return canary
-    return canary.model_copy(update={"max_bake_s": canary.max_bake_s + canary.hold_s + extended_s})
-
-
-def _extended_s(running: Running, stage: int) -> float:
-    return running.extended_s.get(str(stage), 0.0)
 
 
 def _look_once(step: Step, canary: Canary, looks: StageLooks) -> tuple[StageLooks, dict[str, Any]]:

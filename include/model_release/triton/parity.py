@@ -154,7 +154,7 @@ class _Proof:
 
         `before` are the executions before any was asked alone.
         """
-        # Triton counts an execution after its answer is sent: one of these, counted later, would be taken for a burst's.
+        # Triton counts an execution after its answer is sent; what it counts later would be taken for a burst's.
         self._formed(before, self.served.samples)
         queue = self._batched.dynamic_batching.default_queue_policy.max_queue_size or _LEVELS[-1]
         for place, level in enumerate(_LEVELS):
