@@ -1,4 +1,8 @@
-"""A proof of a model of 1 GB takes at most three times its weights and 0.6 GB, PyTorch's own copy included."""
+"""
+A proof of a model of 1 GB takes at most three times its weights and 0.3 GB, PyTorch's own copy included.
+
+What the libraries take is not counted: of the same files Linux maps more at once while they are new in its cache.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +16,16 @@ GIGABYTE = 2**30
 PROOF = r"""
 import json, re, sys
 from pathlib import Path
-import onnx, torch
+import onnx, onnxruntime, torch
 from onnx import helper
 from model_release import parity
 from model_release.parity.report import Source
 from model_release.spec import ModelSpec
 
+def kilobytes(what):
+    return int(re.search(what + r":\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+LIBRARIES = kilobytes("VmRSS")
 WIDTH, LAYERS = 4096, 16
 torch.set_num_threads(2)
 
@@ -55,7 +63,7 @@ def prove(path):
     source = Source(uri="file:///layers.safetensors", sha256="0" * 64)
     report = parity.prove(spec, Layers().eval(), Path(path), source=source)
     # Not ru_maxrss, into which Linux counts what the parent held.
-    most = 1024 * int(re.search(r"VmHWM:\s*(\d+) kB", Path("/proc/self/status").read_text())[1])
+    most = 1024 * (kilobytes("VmHWM") - LIBRARIES)
     print(json.dumps({"passed": report.passed, "bytes": report.onnx.size_bytes, "most": most, "s": report.seconds}))
 
 {"write": write, "prove": prove}[sys.argv[1]](sys.argv[2])
@@ -75,4 +83,4 @@ def test_a_gigabyte_of_weights_is_proved_within_three_times_their_size(tmp_path:
     path.unlink()
     assert found["passed"]
     assert found["bytes"] >= GIGABYTE
-    assert found["most"] <= 3 * found["bytes"] + 0.6 * GIGABYTE, f"{found['most'] / GIGABYTE:.2f} GB"
+    assert found["most"] <= 3 * found["bytes"] + 0.3 * GIGABYTE, f"{found['most'] / GIGABYTE:.2f} GB"
