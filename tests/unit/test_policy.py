@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from model_release.ledger.state import Begun, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.spec.policy import ChangePolicy, frozen_at
 from model_release.steps import policy
+from model_release.steps.context import begin
 from tests.unit import toys
 from tests.unit.fake_s3 import FakeS3
 
@@ -145,3 +147,29 @@ def test_the_environments_limit_counts_all_models(s3: S3, tmp_path: Path) -> Non
 
     with pytest.raises(TooManyReleases, match="2 builds of all models"):
         policy.refuse_start(build(), place, toys.spec())
+
+
+def test_of_builds_that_began_at_one_moment_the_first_go_on(s3: S3, tmp_path: Path) -> None:
+    """Five models with one cron: each may start as long as none of the others is in the ledger."""
+    store, place = ObjectStore(s3), environment(s3, tmp_path, max_releases_a_day=2)
+    began(store, "other", 30)
+    at = store.now()
+    asked = {model: Release(model, VERSION, Kind.BUILD, "scheduled") for model in ("e", "c", "a", "d", "b")}
+    for release in asked.values():
+        policy.refuse_start(release, place, toys.spec())
+    went_on = set()
+    with ExitStack() as stack:
+        steps = [stack.enter_context(begin(release, place, "plan", begins=True)) for release in asked.values()]
+        for step in steps:
+            builds = policy.builds_with(step.claim.check(), step.release, at)
+            step.update(builds=builds)
+        for step in steps:
+            with suppress(TooManyReleases):
+                policy.yield_to_earlier(step)
+                went_on.add(step.model)
+            with suppress(TooManyReleases):
+                policy.yield_to_earlier(step)
+
+    assert went_on == {"a", "b"}
+    counted = {model: len(StateFile(store, model).read().builds) for model in asked}
+    assert counted == {"a": 1, "b": 1, "c": 0, "d": 0, "e": 0}

@@ -60,6 +60,28 @@ def builds_with(state: State, release: Release, at: datetime) -> list[Begun]:
     return [*state.builds, Begun(version=release.version, run_id=release.run_id, at=at)][-_KEPT:]
 
 
+def yield_to_earlier(step: Step) -> None:
+    """
+    Let the first go on of builds that began at one moment, as many as the environment's limit allows.
+
+    Each was allowed to start as it did not see the others yet; by now all are in the ledger, in an order that all agree
+    on. Raises TooManyReleases; the build is counted no more then.
+    """
+    limit, own = step.environment.change_policy.max_releases_a_day, (step.model, step.release.run_id)
+    if limit is None:
+        return
+    now = step.store.now()
+    states = [StateFile(step.store, model).read() for model in step.store.folders("ledger/")]
+    began = sorted(
+        (begun.at, state.model, begun.run_id) for state in states for begun in state.builds if begun.at > now - _DAY
+    )
+    place = next((place for place, (_, *whose) in enumerate(began) if tuple(whose) == own), 0)
+    if place >= limit:
+        others = [begun for begun in step.claim.check().builds if begun.run_id != own[1]]
+        step.update(builds=others)
+        _refuse_more("all models", limit, [at for at, *_ in began[:place]], now)
+
+
 def refuse_advance(step: Step) -> None:
     """Refuse a build more of the traffic while nothing may change. Raises ChangeFrozen."""
     if step.release.kind is not Kind.BUILD:
