@@ -64,12 +64,12 @@ class ProjectBundle(BaseDagBundle):
 
     def refresh(self) -> None:
         """Copy the folders, unless there is a copy of just this state; a copy is there whole or not at all."""
-        files = self._read()
-        digest = hashlib.sha256()
-        for name, body in sorted(files.items()):
-            digest.update(f"{name} {hashlib.sha256(body).hexdigest()}\n".encode())
-        copy = self.versions_dir / digest.hexdigest()
-        with self.lock():
+        with self.lock():  # over the reading too: who has read older files would point to them last
+            files = self._read()
+            digest = hashlib.sha256()
+            for name, body in sorted(files.items()):
+                digest.update(f"{name} {hashlib.sha256(body).hexdigest()}\n".encode())
+            copy = self.versions_dir / digest.hexdigest()
             self.versions_dir.mkdir(parents=True, exist_ok=True)
             if not copy.is_dir():
                 _write(files, copy)

@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import BaseOperator, Context, TriggerRule, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from model_release.errors import ReleaseError
+from model_release.errors import ReleaseError, Superseded
 from model_release.identity import Mode, Release
 from model_release.spec import ModelSpec
 from model_release_airflow.connection import environment_of_task
@@ -91,6 +91,11 @@ def told(
     for line in result.get("lines") or [json.dumps(result, default=str)]:
         log.info("%s", line)
     return result
+
+
+def is_passing(error: ReleaseError, release: Release) -> bool:
+    """Say whether the next look may succeed: an outside system was away, or another look of the same release came."""
+    return error.retryable or (isinstance(error, Superseded) and error.holder == release.holder)
 
 
 def tell_people(model: str) -> None:

@@ -67,11 +67,12 @@ class LookTrigger(BaseTrigger):
 
     async def _look(self) -> dict[str, Any] | None:
         """Take one look; None while nothing is decided, also when an outside system did not answer."""
+        release = Release.from_dict(self.release)
         try:
             environment = await environment_of_trigger()
-            look = await asyncio.to_thread(_look_once, Release.from_dict(self.release), environment, self.stage)
+            look = await asyncio.to_thread(_look_once, release, environment, self.stage)
         except ReleaseError as error:
-            if not error.retryable:
+            if not steps.is_passing(error, release):
                 return {"error": str(error)}
             self.log.warning("no look: %s", error)
             return None
@@ -98,13 +99,13 @@ class ApprovalTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look until the wait is over."""
-        began = time.monotonic()
+        release, began = Release.from_dict(self.release), time.monotonic()
         while True:
             try:
                 environment = await environment_of_trigger()
-                look = await asyncio.to_thread(_approval_once, Release.from_dict(self.release), environment)
+                look = await asyncio.to_thread(_approval_once, release, environment)
             except ReleaseError as error:
-                if not error.retryable:
+                if not steps.is_passing(error, release):
                     await _settled(began)
                     yield TriggerEvent({"error": str(error)})
                     return
@@ -142,13 +143,13 @@ class TurnTrigger(BaseTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Look at the queue until it is the release's turn; a store that does not answer is asked again."""
-        behind, began = self.behind, time.monotonic()
+        release, behind, began = Release.from_dict(self.release), self.behind, time.monotonic()
         while True:
             try:
                 environment = await environment_of_trigger()
-                look = await asyncio.to_thread(_turn_once, Release.from_dict(self.release), environment, behind)
+                look = await asyncio.to_thread(_turn_once, release, environment, behind)
             except ReleaseError as error:
-                if not error.retryable:
+                if not steps.is_passing(error, release):
                     await _settled(began)
                     yield TriggerEvent({"error": str(error)})
                     return

@@ -13,7 +13,7 @@ from model_release.identity import Release
 from model_release.spec import ModelSpec
 from model_release_airflow.asking import ANSWER, MOST_EXTENDED_S, AsksPeople
 from model_release_airflow.releases import planned_of, release_of
-from model_release_airflow.steps import ERROR, library_step, tell_people
+from model_release_airflow.steps import ERROR, is_passing, library_step, tell_people
 from model_release_airflow.triggers import LookTrigger
 
 _GRACE_S = 300.0
@@ -77,7 +77,7 @@ class WatchCanary(AsksPeople):
         try:
             look: dict[str, Any] = library_step("watch").look(release, self.environment(), self.stage)
         except ReleaseError as error:
-            if not error.retryable:
+            if not is_passing(error, release):
                 return {ERROR: str(error)}
             self.log.warning("no look: %s", error)
             return None

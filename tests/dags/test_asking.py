@@ -246,6 +246,47 @@ def test_the_looks_that_wait_for_an_answer_do_not_end_at_the_hold_again(monkeypa
     assert asyncio.run(first(asked=True))["action"] == "advance"
 
 
+@pytest.mark.parametrize(("holder", "ends"), [("r#0", "advance"), ("other#0", None)])
+def test_a_look_that_another_look_of_the_same_release_overtook_is_no_end(
+    monkeypatch: pytest.MonkeyPatch, holder: str, ends: str | None
+) -> None:
+    """Two triggerers for a moment, or the guard that looked in a silent release's place; another release is an end."""
+    import asyncio
+
+    from model_release.errors import Superseded
+    from model_release_airflow import triggers
+
+    async def environment() -> str:
+        return "environment"
+
+    looks: list[Any] = []
+
+    def overtaken_first(*_: Any) -> dict[str, Any]:
+        looks.append(None)
+        if len(looks) == 1:
+            raise Superseded("echo", 4, 5, holder)
+        return look("advance")
+
+    monkeypatch.setattr(triggers, "environment_of_trigger", environment)
+    monkeypatch.setattr(triggers, "SETTLES_S", 0.0)
+    for name in ("_look_once", "_approval_once", "_turn_once"):
+        monkeypatch.setattr(triggers, name, overtaken_first)
+    release = {"model": "echo", "version": 1, "kind": "build", "run_id": "r"}
+
+    async def payload(trigger: Any) -> Any:
+        return (await anext(trigger.run())).payload
+
+    for trigger in (
+        triggers.LookTrigger(release, 10, 0.01),
+        triggers.ApprovalTrigger(release, 0.01),
+        triggers.TurnTrigger(release, {}, 0.01),
+    ):
+        looks.clear()
+        got = asyncio.run(payload(trigger))
+        assert got.get("action") == ends
+        assert ("error" in got) == (ends is None)
+
+
 def test_an_event_comes_no_sooner_than_airflow_has_seen_the_task_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     import asyncio
     import time

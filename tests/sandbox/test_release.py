@@ -177,7 +177,9 @@ def test_a_candidate_that_fails_on_real_traffic_alone_is_stopped_by_the_canarys_
         model.release(model.build(BROKEN, "run-again"))
 
 
-def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched(model: Model, shelf: Shelf) -> None:
+def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched(
+    model: Model, shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shelf.seal(model, [SECOND])
     with Clients(model):
         model.release(model.build(SECOND))
@@ -190,6 +192,10 @@ def test_a_release_that_is_stable_or_stale_is_refused_before_anything_is_touched
     assert model.state.release is not None
     assert model.state.release.outcome == "stale"
     assert model.state.claim is None, "a refused release holds no one up"
+    monkeypatch.setattr(plan, "_refuse_before_the_claim", lambda *_: None)
+    with pytest.raises(AlreadyStable):
+        plan.run(model.build(SECOND, "run-meanwhile"), model.environment, model.spec)
+    assert model.state.claim is None, "nor does one whose version became stable while it took the claim"
     assert connect(model.environment).read(model.name) == route
     assert Archive(ObjectStore(model.environment.s3), model.name).versions() == [SECOND]
 

@@ -19,10 +19,10 @@ from model_release.errors import ClaimHeld, NotApproved, NothingToDecide, Supers
 from model_release.identity import Kind, Release
 from model_release.ledger.claim import take
 from model_release.ledger.events import Events
-from model_release.ledger.state import ClaimRecord, Decision, Running, State, StateFile
+from model_release.ledger.state import ClaimRecord, Decision, Placement, Running, State, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.spec import Canary
-from model_release.steps import approve, decide, orphan
+from model_release.steps import abort, approve, decide, orphan
 from model_release.steps.approve import require_approval
 from model_release.steps.context import freeze_spec
 from model_release.steps.decide import APPROVAL, waiting_for
@@ -169,6 +169,83 @@ def test_the_question_holds_the_claim_once_and_shows_the_evidence(s3: S3, enviro
     assert first["subject"] == f"May toy version {VERSION} begin its canary?"
     assert "**build toy 20260102000000**, asked by ada" in first["body"]
     assert [event["what"] for event in Events(store, "toy").read()] == ["planned", "approval asked"]
+
+
+def test_a_question_that_was_answered_is_not_asked_again(s3: S3, environment: Environment) -> None:
+    """A task that died after it had asked is run again when the answer is there."""
+    store = ObjectStore(s3)
+    waiting(store, "approve")
+    decide.run("toy", environment, "advance", by="grace", reason="yes")
+
+    assert approve.ask(RELEASE, environment) == {"needed": False}
+    claim = StateFile(store, "toy").read().claim
+    assert claim
+    assert claim.held_until is None
+    assert "approval asked" not in [event["what"] for event in Events(store, "toy").read()]
+
+
+@pytest.mark.parametrize("nth", range(1, 12))
+def test_who_asks_is_heard_even_if_it_dies_at_any_moment(
+    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch, nth: int
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def die() -> None:
+        raise Killed
+
+    store = ObjectStore(s3)
+    waiting(store, "benchmark")
+    with acting_before(nth, die, monkeypatch), suppress(Killed):
+        approve.ask(RELEASE, environment)
+
+    approve.ask(RELEASE, environment)
+    assert {event["what"] for event in Events(store, "toy").read()} >= {"approval asked"}
+
+
+@pytest.mark.parametrize("phase", ["approve", "watch 10"])
+def test_nobody_stands_in_for_a_release_that_lives_or_has_gone_on(s3: S3, environment: Environment, phase: str) -> None:
+    store = ObjectStore(s3)
+    before = waiting(store, phase)
+    with pytest.raises(ClaimHeld):
+        approve.look(RELEASE, environment, stands_in=True)
+    assert StateFile(store, "toy").read() == before
+
+    waiting(store, phase, expired=True)
+    if phase == "approve":
+        assert not approve.look(RELEASE, environment, stands_in=True)["done"]
+    else:
+        with pytest.raises(ClaimHeld):
+            approve.look(RELEASE, environment, stands_in=True)
+
+
+@pytest.mark.parametrize("moves", ["claim", "canary"])
+def test_an_abort_preempts_nobody_who_came_since_it_looked(
+    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch, moves: str
+) -> None:
+    store = ObjectStore(s3)
+    waiting(store, "watch 10")
+    canary = Placement(fleet="green", version=VERSION, digest="d")
+    StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": canary}))
+    theirs = Release("toy", 1, Kind.RESTORE, "run-3")
+
+    def move() -> None:
+        if moves == "claim":
+            take(StateFile(store, "toy"), store, theirs, "plan", 60, begins=True)
+        else:
+            StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": None, "stable": canary}))
+
+    asked = Release("toy", VERSION, Kind.RESTORE, "abort-1", reason="bad", by="ada")
+    with acting_before(2, move, monkeypatch), pytest.raises(Superseded):
+        abort.run(asked, environment)
+
+    after = StateFile(store, "toy").read()
+    assert after.claim
+    assert after.claim.holder == (theirs.holder if moves == "claim" else "run-1#0")
+    assert after.superseded == (["run-1#0"] if moves == "claim" else [])
+    if moves == "canary":
+        with pytest.raises(NothingToDecide, match=f"version {VERSION} is no canary now"):
+            abort.run(asked, environment)
 
 
 def test_a_release_that_is_asked_about_is_neither_taken_over_nor_ended(s3: S3, environment: Environment) -> None:

@@ -27,6 +27,7 @@ class Superseded(Refused):
         super().__init__(
             f"epoch {own_epoch} of {model} is superseded by epoch {epoch} ({holder}). This try changed nothing more."
         )
+        self.holder = holder
 
 
 class BenchLost(Refused):

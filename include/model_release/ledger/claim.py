@@ -98,6 +98,8 @@ def take(
     *,
     begins: bool = False,
     ends: bool = False,
+    stands_in: bool = False,
+    demand: Callable[[State], None] | None = None,
 ) -> Claim:
     """
     Take the model's claim for one try of a step and raise the epoch.
@@ -105,13 +107,18 @@ def take(
     A release `begins` with its first step. A restore then preempts whoever holds the claim; a build, and a dry run of
     anything, waits for a live one and takes an expired one over. Every other step demands that its own run holds the
     claim. The step that `ends` a release gives the claim back: a try of it that comes after one that died may have it
-    again, unless another release began since.
+    again, unless another release began since. Who `stands_in` for a release acts as it, and only where it is dead in
+    just this phase. `demand` raises for a state that is not the one the caller has decided on; nothing is taken then.
     Raises ClaimHeld, and Superseded for a run that lost the claim before: it never gets it back.
     """
     now = store.now()
 
     def claimed(state: State) -> State:
+        if demand is not None:
+            demand(state)
         held = state.claim
+        if stands_in and held is not None and (held.expires_at > now or held.phase != phase):
+            raise ClaimHeld(release.model, held.holder, held.phase, (held.expires_at - now).total_seconds())
         if release.holder in state.superseded or not (begins or _is_its_own(state, release, ends=ends)):
             holder = held.holder if held else "no one holds it now"
             raise Superseded(release.model, 0, state.epoch, holder)
@@ -135,6 +142,17 @@ def take(
         return state.model_copy(update={"epoch": state.epoch + 1, "claim": claim, "superseded": superseded})
 
     return Claim(file, store, file.change(claimed), lease_s)
+
+
+def as_seen(seen: State) -> Callable[[State], None]:
+    """Return a demand that the claim and the canary are still those that were seen, before they are taken away."""
+
+    def demand(state: State) -> None:
+        holders = [each.claim.holder if each.claim else None for each in (seen, state)]
+        if holders[0] != holders[1] or seen.canary != state.canary:
+            raise Superseded(state.model, seen.epoch, state.epoch, holders[1] or "no one holds it now")
+
+    return demand
 
 
 def _is_its_own(state: State, release: Release, *, ends: bool) -> bool:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import NothingToRollBackTo
+from model_release.errors import NothingToDecide, NothingToRollBackTo
 from model_release.identity import Release
-from model_release.ledger.state import State
+from model_release.ledger.claim import as_seen
+from model_release.ledger.state import State, StateFile
+from model_release.repository.store import ObjectStore
 from model_release.steps import report
 from model_release.steps.context import Step, begin
 from model_release.steps.roll_back import undo
@@ -17,10 +19,13 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     """
     Take the claim from the running release, put the traffic back and reject the canary with `release.reason`.
 
-    `release` is a restore of the canary's own version by the person who aborts. Raises NothingToRollBackTo when there
-    is no live canary.
+    `release` is a restore of the canary's own version by the person who aborts. Raises NothingToDecide when that is no
+    live canary, and Superseded when somebody else takes the claim in this moment; nobody is preempted then.
     """
-    with begin(release, environment, "abort", begins=True) as step:
+    seen = StateFile(ObjectStore(environment.s3), release.model).read()
+    if seen.canary is None or seen.canary.version != release.version:
+        raise NothingToDecide(release.model, f"version {release.version} is no canary now")
+    with begin(release, environment, "abort", begins=True, demand=as_seen(seen)) as step:
         result = end_live(step, reason=release.reason, rejects=True)
     report.leave(release.model, result["run"], environment)
     return result
@@ -30,11 +35,11 @@ def end_live(step: Step, *, reason: str, rejects: bool) -> dict[str, Any]:
     """
     Make the live release this step's own, undo it and give the claim back; the result names its `run`.
 
-    Raises NothingToRollBackTo when there is no live canary.
+    Raises NothingToDecide when there is no live canary.
     """
     state, release = step.claim.check(), step.release
     if state.canary is None or state.release is None:
-        raise NothingToRollBackTo(release.model)
+        raise NothingToDecide(release.model, "it has no canary")
     ended = state.release.holder
     running = state.release.model_copy(
         update={"run_id": release.run_id, "clear_number": release.clear_number, "reason": reason}

@@ -47,9 +47,9 @@ def ask(release: Release, environment: Environment) -> dict[str, Any]:
     """
     with begin(release, environment, APPROVE) as step:
         running, spec = step.running, step.spec
-        if _is_settled(running):
-            return {"needed": False}
         until = _hold(step)
+        if until is None:
+            return {"needed": False}
         report = assemble(step.store, release.model, release.holder)
         what = "begin its canary" if running.approval == "before_canary" else "get all of the traffic"
         return {
@@ -63,29 +63,32 @@ def ask(release: Release, environment: Environment) -> dict[str, Any]:
         }
 
 
-def _hold(step: Step) -> datetime:
-    """Hold the claim from now on, unless an earlier try of the step did; returns until when."""
-    claim = step.claim.check().claim
-    if claim is not None and claim.held_until is not None:
-        return claim.held_until
+def _hold(step: Step) -> datetime | None:
+    """Hold the claim from now on, unless an earlier try of the step did; returns until when, None with an answer."""
+    state = step.claim.check()
+    if state.claim is None or state.release is None or _is_settled(state.release):
+        return None
+    if state.claim.held_until is not None:
+        return state.claim.held_until
     until = step.store.now() + timedelta(seconds=step.spec.canary.hold_s)
 
     def held(state: State) -> State:
         holding = state.claim.model_copy(update={"held_until": until}) if state.claim else None
         return state.model_copy(update={"claim": holding})
 
+    # First, as the next try would find the hold and say nothing: an event too many is better than a silent question.
+    step.event("approval asked", point=state.release.approval, until=until)
     step.claim.change(held)
-    step.event("approval asked", point=step.running.approval, until=until)
     return until
 
 
-def look(release: Release, environment: Environment) -> dict[str, Any]:
+def look(release: Release, environment: Environment, *, stands_in: bool = False) -> dict[str, Any]:
     """
-    Look whether there is an answer, and at the canary if it has traffic.
+    Look whether there is an answer, and at the canary if it has traffic; who `stands_in` for a dead release may too.
 
     Returns done, action (`rollback` when the canary was judged bad meanwhile, else None) and reason.
     """
-    with begin(release, environment, APPROVE) as step:
+    with begin(release, environment, APPROVE, stands_in=stands_in) as step:
         running = step.running
         if _is_settled(running):
             return {"done": True, "action": None, "reason": _said(running)}

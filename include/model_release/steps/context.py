@@ -159,16 +159,24 @@ def record(store: ObjectStore, release: Release, epoch: int, what: str, facts: d
 
 @contextmanager
 def begin(
-    release: Release, environment: Environment, phase: str, *, begins: bool = False, ends: bool = False
+    release: Release,
+    environment: Environment,
+    phase: str,
+    *,
+    begins: bool = False,
+    ends: bool = False,
+    stands_in: bool = False,
+    demand: Callable[[State], None] | None = None,
 ) -> Iterator[Step]:
     """
-    Take the claim for one try of a step and keep it while the step runs.
+    Take the claim for one try of a step, as `ledger.claim.take` does, and keep it while the step runs.
 
     An error that ends the step is written into the ledger's record of the release, so that finish can say it.
     """
     store = ObjectStore(environment.s3)
     file = StateFile(store, release.model)
-    with take(file, store, release, phase, environment.lease_s, begins=begins, ends=ends) as claim:
+    how: dict[str, Any] = {"begins": begins, "ends": ends, "stands_in": stands_in, "demand": demand}
+    with take(file, store, release, phase, environment.lease_s, **how) as claim:
         step = Step(release, environment, store, claim)
         try:
             yield step

@@ -34,7 +34,10 @@ def run(
     store = ObjectStore(environment.s3)
     now = store.now()
 
+    subject: str | None = None
+
     def decided(state: State) -> State:
+        nonlocal subject
         subject = waiting_for(state, now)
         running, claim = state.release, state.claim
         if subject is None or running is None or claim is None or run not in (None, running.holder):
@@ -47,10 +50,8 @@ def run(
         answered = running.model_copy(update={"decisions": {**running.decisions, subject: decision}})
         return _with(state, answered, None if subject == APPROVAL else claim.held_until)
 
-    before = StateFile(store, model).read()
-    subject = waiting_for(before, now)
     after = StateFile(store, model).change(decided)
-    running = after.release or before.release
+    running = after.release
     if running is None:
         raise NothingToDecide(model, "nothing of it is released")
     facts = {"verb": verb, "subject": subject, "reason": reason, **({"seconds": seconds} if verb == EXTEND else {})}

@@ -56,8 +56,9 @@ def note_hold(step: Step, looks: StageLooks, decided: dict[str, Any], age_s: flo
 
     state = step.claim.check()
     if held(state).claim != state.claim:
-        state = step.claim.change(held)
+        # First, as the next look would find the hold and say nothing.
         step.event("held", stage=looks.stage, until=until(state), reason=decided["reason"])
+        state = step.claim.change(held)
     return until(state).isoformat()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from model_release.environment import Environment
 from model_release.identity import Kind, Release
+from model_release.ledger.claim import as_seen
 from model_release.ledger.state import ClaimRecord, Running, State, StateFile
 from model_release.repository.store import ObjectStore
 from model_release.steps import approve, report, watch
@@ -92,13 +93,14 @@ def return_orphan(model: str, store: ObjectStore, environment: Environment) -> d
 
 def _look_for(running: Running, stage: int, model: str, environment: Environment) -> dict[str, Any]:
     """Take a look as the held release itself would, at the stage that it is held at."""
-    return watch.look(_itself(running, model), environment.model_copy(update={"lease_s": _LOOK_LEASE_S}), stage)
+    short = environment.model_copy(update={"lease_s": _LOOK_LEASE_S})
+    return watch.look(_itself(running, model), short, stage, stands_in=True)
 
 
 def _look_while_asked(running: Running, model: str, environment: Environment) -> str | None:
     """Look as the release itself would that waits for an approval; returns what it comes to."""
     short = environment.model_copy(update={"lease_s": _LOOK_LEASE_S})
-    action: str | None = approve.look(_itself(running, model), short)["action"]
+    action: str | None = approve.look(_itself(running, model), short, stands_in=True)["action"]
     return action
 
 
@@ -117,12 +119,13 @@ def _itself(running: Running, model: str) -> Release:
 
 def _end_claim(state: State, now: datetime, environment: Environment) -> None:
     """Free the claim of a release that died without a canary, and say of it that it failed."""
-    with begin(_guard(state, now, Kind.BUILD, _silence(state)), environment, "guard", begins=True) as step:
+    guard = _guard(state, now, Kind.BUILD, _silence(state))
+    with begin(guard, environment, "guard", begins=True, demand=as_seen(state)) as step:
         running = step.claim.check().release
         if running is not None and running.outcome == "running":
             running = running.model_copy(update={"outcome": "failed", "failure": running.failure or _silence(state)})
-        step.update(claim=None, release=running)
         step.event("ended", reason=_silence(state), ended_version=running.version if running else None)
+        step.update(claim=None, release=running)
 
 
 def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any] | None:
@@ -130,7 +133,7 @@ def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any
     reason = against or _silence(state)
     # A judged one may be taken from a release that comes back in this moment, which would roll back too.
     guard = _guard(state, now, Kind.RESTORE if against else Kind.BUILD, reason)
-    with begin(guard, environment, "guard", begins=True) as step:
+    with begin(guard, environment, "guard", begins=True, demand=as_seen(state)) as step:
         if step.claim.check().canary is None:
             step.update(claim=None)
             return None

@@ -8,7 +8,7 @@ from typing import Any
 
 from model_release.asked import spec_as_asked
 from model_release.environment import FLEETS, Environment
-from model_release.errors import BadModelConfig, StaleBuild
+from model_release.errors import AlreadyStable, BadModelConfig, StaleBuild
 from model_release.gates.plan import StagePlan
 from model_release.gates.users import are_shared
 from model_release.identity import Kind, Mode, Release, date_of
@@ -24,7 +24,7 @@ from model_release.steps import ensemble
 from model_release.steps.context import Seen, Step, begin, freeze_spec
 from model_release.steps.forecast import READ_FOR_S, forecast, present
 from model_release.steps.neighbours import refuse_clash
-from model_release.steps.policy import builds_with, refuse_start
+from model_release.steps.policy import builds_with, refuse_start, yield_to_earlier
 from model_release.steps.refusals import refuse, refuse_router, refuse_stable
 from model_release.steps.roll_back import undo
 from model_release.steps.route import apply_route, route_of
@@ -71,8 +71,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         started_at = step.store.now()
         digest = freeze_spec(step.store, spec, step.check)
         stages, builds = stages_of(spec.canary, router), builds_with(state, release, started_at)
-        step.update(release=_record(release, spec, digest, state, started_at, stages), builds=builds)
         _note_superseded(step, state)
+        step.update(release=_record(release, spec, digest, state, started_at, stages), builds=builds)
         _refuse(step, spec, state)
         if release.kind is Kind.BUILD:
             refuse_clash(step, bundle)
@@ -96,6 +96,7 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
         known = present(step, state.stable.fleet if state.stable else None, read_for_s)
         plans = forecast(spec.canary, running.stages, known, first_release=running.judged_alone)
         lines = _lines(release, spec, state, running, plans, by_user=USERS in router.capabilities)
+        yield_to_earlier(step)
         step.event("planned", **_facts(running, state), lines=lines)
         return _result(release, spec, running, skip_benchmark=skip_benchmark, plans=plans, lines=lines) | {
             "stable_version": state.stable.version if state.stable else None
@@ -198,6 +199,10 @@ def _refuse(step: Step, spec: ModelSpec, state: State) -> None:
         refuse(step, step.release, spec, state)
     except StaleBuild:
         step.update_running(outcome="stale")
+        raise
+    except AlreadyStable:  # since a moment ago; Airflow skips the run then, and nobody else would give the claim back
+        step.update_running(outcome="stale")
+        step.update(claim=None)
         raise
 
 

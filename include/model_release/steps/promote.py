@@ -55,7 +55,8 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
 
             step.claim.change(swapped)
         state = step.claim.check()
-        apply_route(step, route_of(state, step, canary_percent=0))
         before = state.standby.version if state.standby else None
+        # First, as the canary has all of the traffic already, and is stable even if no receiver confirms its new role.
         step.event("promoted", stable=release.version, standby=before)
+        apply_route(step, route_of(state, step, canary_percent=0))
         return {"stable": release.version, "standby": before}

@@ -41,9 +41,10 @@ def run(release: Release, environment: Environment, reason: str) -> dict[str, An
         with begin(release, environment, "roll_back") as step:
             running = step.running
             against = verdict_against(running)
-            why = against or reason or running.failure
+            why = against or reason
             if running.mode is not Mode.DRY_RUN:
-                return undo(step, reason=why or "no reason was given", rejects=against is not None)
+                why = why or running.failure or "no reason was given"
+                return undo(step, reason=why, rejects=against is not None)
             undone = undo(step, reason=why or _DRY_RUN_ENDS, rejects=False, outcome="rolled_back" if why else "undone")
             _put_standby_back(step)
             return undone
@@ -102,9 +103,10 @@ def undo(step: Step, *, reason: str, rejects: bool, outcome: str = "rolled_back"
         rejected = [*now.rejected, rejection] if rejects else now.rejected
         return now.model_copy(update={"canary": None, "rejected": rejected, "release": running})
 
-    step.claim.change(without_canary)
     told = {"reason": reason, "rejected": rejects, "problems": problems, "weight_0_after_s": weight_0_after_s}
+    # First, as the next try would find no canary and tell nobody.
     step.event(outcome, rolled_back=canary.version, **told)
+    step.claim.change(without_canary)
     return {"rolled_back": True, "version": canary.version, **told}
 
 

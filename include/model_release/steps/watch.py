@@ -52,15 +52,17 @@ def phase_of(stage: int) -> str:
     return f"watch {stage}"
 
 
-def look(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
+def look(release: Release, environment: Environment, stage: int, *, stands_in: bool = False) -> dict[str, Any]:
     """
     Take one look at a stage and at the canary's replicas, judge it, and keep all in the ledger.
+
+    Who `stands_in` for a release that is dead may look too.
 
     Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), when to look again, and
     held_until, while the stage waits for a person.
     Raises NoAdvanceVerdict when the stage was never shifted to.
     """
-    with begin(release, environment, phase_of(stage)) as step:
+    with begin(release, environment, phase_of(stage), stands_in=stands_in) as step:
         looks, etag = step.looks.read(stage)
         if looks is None:
             raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
