@@ -35,11 +35,13 @@ CHECKPOINTS = {
     SECOND: "s3://training/digits_classifier/2026-01-02/model.safetensors",
     BROKEN: "s3://training/digits_classifier/2026-01-03-contrast-bug/model.safetensors",
 }
+#: No test of these is of the objective, which a busy machine would miss.
+NO_OBJECTIVE_MS = 60_000
 #: What has an ensemble of a test's own released in seconds.
 QUICK_ENSEMBLE: dict[str, Any] = {
     "canary": {"stages": [50, 100], "warmup_s": 0, "min_bake_s": 1, "look_interval_s": 0.5, "min_requests": 15}
     | {"hold_s": 0, "gates": [{"name": "errors", "kind": "error_rate", "margin": 0.5}]},
-    "benchmark": {"objective": {"p99_ms": 5000}, "concurrency": [2], "budget_s": 4, "max_slowdown": 50}
+    "benchmark": {"objective": {"p99_ms": NO_OBJECTIVE_MS}, "concurrency": [2], "budget_s": 4, "max_slowdown": 50}
     | {"search": {"max_queue_delay_microseconds": [0]}},
 }
 
@@ -55,14 +57,16 @@ def train_all(environment: Environment) -> None:
 def quick_spec(name: str) -> ModelSpec:
     """The example under another name, with bakes of seconds."""
     spec = load_spec(EXAMPLE)
-    quick = {"warmup_s": 0, "min_bake_s": 3, "max_bake_s": 40, "look_interval_s": 0.5, "min_requests": 60, "hold_s": 0}
+    # What a busy machine lets clients ask decides a stage late, and never makes its deadline decide.
+    times = {"warmup_s": 0, "min_bake_s": 3, "max_bake_s": 300, "hold_s": 0}
+    quick = {**times, "look_interval_s": 0.5, "min_requests": 60}
     gates = [
         spec.canary.gates[0].model_copy(update={"margin": 0.1}),
         spec.canary.gates[1].model_copy(update={"slower_than": 4, "margin": 0.5, "dry_run": True}),
     ]
     benchmark = {"concurrency": [2], "budget_s": 4, "max_slowdown": 10}
     search = spec.benchmark.search.model_copy(update={"max_queue_delay_microseconds": [0]})
-    objective = spec.benchmark.objective.model_copy(update={"p99_ms": 2000})
+    objective = spec.benchmark.objective.model_copy(update={"p99_ms": NO_OBJECTIVE_MS})
     return spec.model_copy(
         update={
             "name": name,
@@ -77,11 +81,12 @@ def one_stage(example: str, name: str) -> ModelSpec:
     spec = load_spec(EXAMPLE.with_name(f"{example}.yaml"))
     gates = [gate.model_copy(update={"margin": 0.9}) for gate in spec.canary.gates]
     quick = {"stages": [100], "warmup_s": 0, "min_bake_s": 1, "look_interval_s": 0.5, "min_requests": 5, "hold_s": 0}
+    objective = spec.benchmark.objective.model_copy(update={"p99_ms": NO_OBJECTIVE_MS})
     return spec.model_copy(
         update={
             "name": name,
             "canary": spec.canary.model_copy(update={**quick, "gates": gates}),
-            "benchmark": spec.benchmark.model_copy(update={"budget_s": 4, "max_slowdown": 10}),
+            "benchmark": spec.benchmark.model_copy(update={"budget_s": 4, "max_slowdown": 10, "objective": objective}),
         }
     )
 
@@ -183,7 +188,7 @@ class Clients:
                 connection.request("POST", self._path, body, headers)
                 answer = connection.getresponse()
                 text = answer.read()
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 connection.close()
                 self.seen[0, "", ""] += 1
                 self.problems.append(repr(error))

@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from model_release.benchmark import Meter, Target, candidates, perf_analyzer, run_benchmark
 from model_release.benchmark.memory import Watch, fit
+from model_release.benchmark.versus import PLENTY
 from model_release.cli.main import app
 from model_release.environment import Environment, PerfAnalyzer
 from model_release.errors import BenchmarkFailed, ObjectiveNotMet
@@ -137,7 +138,8 @@ def test_the_command_tunes_a_model_of_anybodys_triton_and_leaves_it_as_it_was(
     assert done.exit_code == 0, done.output
     found = json.loads(done.stdout)
     assert found["chosen"]["max_queue_delay_microseconds"] in (0, 3000)
-    assert found["against_stable"]["rounds"] >= 2
+    against = found["against_stable"]
+    assert against["rounds"] >= 2 or against["slowdown"]["median"] <= PLENTY, "one round is enough where it is plain"
     assert (out / "benchmark.html").read_text().count("<svg") == 2
     assert after == before
 

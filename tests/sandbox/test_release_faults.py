@@ -164,7 +164,7 @@ def judged(release: Release, environment: Environment) -> dict[str, Any]:
         told.update(watch.look(release, environment, 10))
         return bool(told["verdict"] == "advance")
 
-    await_true(advances, "the canary is as good as stable", 40)
+    await_true(advances, "the canary is as good as stable", 240)
     return told
 
 

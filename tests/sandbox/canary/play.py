@@ -35,7 +35,7 @@ HEALTHY_FIRST = 60
 _FIRST_OF_SCENES, VERSION_OF_SPLIT = 20260201000000, 20260202000000
 
 
-def live_spec(name: str, *, sticky: bool = False) -> ModelSpec:
+def live_spec(name: str, scene: Scene | None = None) -> ModelSpec:
     """The example with the gates' own margins of a small canary, and bakes of seconds."""
     spec = quick_spec(name)
     gates = [
@@ -51,8 +51,9 @@ def live_spec(name: str, *, sticky: bool = False) -> ModelSpec:
         "hold_s": 0,
         "try_timeout_s": TRY_TIMEOUT_S,
     }
-    header = "x-user" if sticky else None
-    asked = {"gates": gates, "min_requests": 100, "stages": [10, 50, 100], "sticky_header": header}
+    asked: dict[str, Any] = {"gates": gates, "min_requests": 100, "stages": [10, 50, 100]}
+    if scene is not None:
+        asked |= {"sticky_header": "x-user" if scene.sticky else None, "alpha_advance": scene.alpha_advance}
     canary = spec.canary.model_copy(update={**timing, **asked})
     return spec.model_copy(update={"canary": canary})
 
@@ -115,7 +116,7 @@ def _deployed(model: Model, version: int) -> Release:
 
 def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
     """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
-    model.spec = live_spec(model.name, sticky=scene.sticky)
+    model.spec = live_spec(model.name, scene)
     release = _deployed(model, version_of_scene(number))
     with ExitStack() as stack:
         live = Live(sandbox, model, release, relay, stack)

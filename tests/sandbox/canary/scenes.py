@@ -38,6 +38,8 @@ class Scene:
     sticky: bool = False
     longest_s: float = 100.0
     """How long the stage is looked at."""
+    alpha_advance: float = 0.05
+    """How often a canary that is just not good enough is let go on by chance."""
 
 
 def scenes() -> list[Scene]:
