@@ -62,8 +62,12 @@ def production(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
     """All of production from nothing, Airflow and clients included; its model configs are a copy, to be edited."""
     started = Sandbox(Home(tmp_path_factory.mktemp("production")), free_base())
     shutil.copytree(ROOT / "include" / "model_configs", configs_of(started))
+    # What a busy machine makes a client wait for is no error of production.
+    patient = started.home.folder / "settings.yaml"
+    patient.write_text("traffic: {deadline_s: 60}\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MODEL_RELEASE_CONFIGS", str(configs_of(started)))
+        patch.setenv("SANDBOX_SETTINGS", str(patient))
         try:
             started.must("up")
             yield started
