@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -18,7 +20,7 @@ ENDED = frozenset({"success", "failed", "skipped", "upstream_failed", "removed"}
 _POLL_S = 0.7
 _TIMEOUT_S = 30
 _PATIENCE_S = 3 * _TIMEOUT_S
-_SERVER_ERROR = 500
+_CONFLICT, _SERVER_ERROR = 409, 500
 
 
 @dataclass(frozen=True)
@@ -37,25 +39,30 @@ class AirflowRest:
         self.url = url
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
-    def call(self, method: str, path: str, body: Any = None) -> Any:
+    def call(self, method: str, path: str, body: Any = None, *, repeatable: bool = False) -> Any:
         """
         Call the API and return its JSON; a question is asked again while a busy Airflow cannot answer.
 
-        Raises SandboxError with Airflow's own words.
+        So is what is `repeatable`: twice it does no more than once. Where Airflow then says that it is there already,
+        the answer to the call before got lost; it returns None. Raises SandboxError with Airflow's own words.
         """
-        until = time.monotonic() + (_PATIENCE_S if method == "GET" else 0)
+        until = time.monotonic() + (_PATIENCE_S if method == "GET" or repeatable else 0)
+        repeated = False
         while True:
             try:
                 return self._call_once(method, path, body)
             except urllib.error.HTTPError as error:
+                if error.code == _CONFLICT and repeated and repeatable:
+                    return None
                 said = error.read().decode(errors="replace")[:500]
                 if error.code < _SERVER_ERROR or time.monotonic() > until:
                     message = f"Airflow refused {method} {path}: {error.code} {said}"
                     raise SandboxError(message) from None
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, http.client.HTTPException) as error:
                 if time.monotonic() > until:
                     message = f"Airflow at {self.url} did not answer: {error}. Is the sandbox up? 'make up' starts it."
                     raise SandboxError(message) from None
+            repeated = True
             time.sleep(_POLL_S)
 
     def _call_once(self, method: str, path: str, body: Any) -> Any:
@@ -73,7 +80,7 @@ class AirflowRest:
         until = time.monotonic() + deadline_s
         while True:
             try:
-                self.call("PATCH", f"/dags/{dag}", {"is_paused": False})
+                self.call("PATCH", f"/dags/{dag}", {"is_paused": False}, repeatable=True)
             except SandboxError as error:
                 if "404" not in str(error) or time.monotonic() > until:
                     problems = [entry["stack_trace"] for entry in self.call("GET", "/importErrors")["import_errors"]]
@@ -84,8 +91,11 @@ class AirflowRest:
                 return
 
     def trigger(self, dag: str, conf: dict[str, Any]) -> str:
-        """Start a run now and return its id."""
-        return str(self.call("POST", f"/dags/{dag}/dagRuns", {"logical_date": None, "conf": conf})["dag_run_id"])
+        """Start a run now and return its id, which is chosen here, so that asking again does not start another."""
+        run = f"manual__{datetime.now(UTC).isoformat()}_{uuid.uuid4().hex[:8]}"
+        order = {"dag_run_id": run, "logical_date": None, "conf": conf}
+        self.call("POST", f"/dags/{dag}/dagRuns", order, repeatable=True)
+        return run
 
     def run(self, dag: str, run: str) -> dict[str, Any]:
         """Return a run."""

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+import os
 
-settings.register_profile("patient", deadline=None)
+from hypothesis import HealthCheck, settings
+
+#: The same examples in every run, so that what fails is of the change; RANDOM_EXAMPLES=1 looks for what others find.
+SAME = not os.environ.get("RANDOM_EXAMPLES")
+
+settings.register_profile("patient", deadline=None, derandomize=SAME, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("patient")

@@ -10,6 +10,8 @@ from model_release.errors import RouteNotConfirmed, RouteTakenOver
 from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, USERS, Route, Router
 
 OLD, NEW = 20260101020304, 20260102020304
+#: A real router on a busy machine takes seconds at times.
+CONFIRMED_WITHIN_S = 60
 
 
 def route(model: str, epoch: int = 1, canary_percent: int = 10, **changes: Any) -> Route:
@@ -39,12 +41,12 @@ class RouterContract:
     def test_the_route_that_was_set_is_read_back_and_confirmed(self, router: Router) -> None:
         asked = route("digits_classifier", epoch=7)
         router.set(asked)
-        router.confirm(asked, timeout_s=5)
+        router.confirm(asked, timeout_s=CONFIRMED_WITHIN_S)
         assert router.read("digits_classifier") == asked
 
     def test_an_unreleased_model_has_a_route_too(self, router: Router) -> None:
         router.set(unreleased("digits_classifier"))
-        router.confirm(unreleased("digits_classifier"), timeout_s=5)
+        router.confirm(unreleased("digits_classifier"), timeout_s=CONFIRMED_WITHIN_S)
         assert router.read("digits_classifier") == unreleased("digits_classifier")
 
     def test_an_older_epoch_is_refused_and_changes_nothing(self, router: Router) -> None:
@@ -56,13 +58,13 @@ class RouterContract:
     def test_the_same_epoch_may_write_again(self, router: Router) -> None:
         router.set(route("digits_classifier", epoch=7, canary_percent=10))
         router.set(route("digits_classifier", epoch=7, canary_percent=50))
-        router.confirm(route("digits_classifier", epoch=7, canary_percent=50), timeout_s=5)
+        router.confirm(route("digits_classifier", epoch=7, canary_percent=50), timeout_s=CONFIRMED_WITHIN_S)
 
     def test_epochs_belong_to_one_model(self, router: Router) -> None:
         router.set(route("digits_classifier", epoch=7))
         router.set(route("sentiment", epoch=1))
-        router.confirm(route("digits_classifier", epoch=7), timeout_s=5)
-        router.confirm(route("sentiment", epoch=1), timeout_s=5)
+        router.confirm(route("digits_classifier", epoch=7), timeout_s=CONFIRMED_WITHIN_S)
+        router.confirm(route("sentiment", epoch=1), timeout_s=CONFIRMED_WITHIN_S)
 
     def test_another_route_than_the_set_one_is_not_confirmed(self, router: Router) -> None:
         router.set(route("digits_classifier", canary_percent=10))
@@ -90,7 +92,7 @@ class RouterContract:
             "digits_classifier", canary_percent=0, sticky_header="x-user", try_timeout_s=1.5, mirrored={"green": 25}
         )
         router.set(asked)
-        router.confirm(asked, timeout_s=5)
+        router.confirm(asked, timeout_s=CONFIRMED_WITHIN_S)
         assert router.read("digits_classifier") == asked
 
     def test_counters_by_router_add_up_and_replicas_are_told_by_fleet(self, router: Router) -> None:

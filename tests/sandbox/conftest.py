@@ -8,12 +8,14 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, TypeVar
 
+import psutil
 import pytest
 
 from model_release.environment import Environment, load_environment
@@ -23,10 +25,12 @@ from sandbox.home import Home
 from sandbox.settings import ROOT, Settings, load_settings
 from sandbox.supervisor import Supervisor
 from sandbox.up import is_taken
+from tests.sandbox.ports import worker
 from tests.sandbox.releasing import FIRST, SECOND, Model, await_true, quick_spec, remove, train_all
 from tests.sandbox.shelf import Shelf
 
 FIRST_BASE, LAST_BASE, BLOCK = 21600, 27600, 400
+T = TypeVar("T")
 WITHOUT = ("--without", "airflow", "--without", "traffic", "--without", "guard")
 
 
@@ -75,6 +79,20 @@ class Sandbox:
         """Every process of this sandbox."""
         return [process.pid for process in processes.members(self.home)]
 
+    def of_each_process(self, told: Callable[[psutil.Process], T]) -> list[T]:
+        """What each process of this sandbox tells of itself; one that ends meanwhile has nothing to tell."""
+        found = []
+        for process in processes.members(self.home):
+            with suppress(psutil.NoSuchProcess):
+                found.append(told(process))
+        return found
+
+    def listening(self) -> list[tuple[str, int]]:
+        """Every address, as an IPv4 one where it is, and port on which something of this sandbox listens."""
+        found = self.of_each_process(lambda process: process.net_connections(kind="inet"))
+        listening = [each for each in chain(*found) if each.status == psutil.CONN_LISTEN]
+        return [(each.laddr.ip.removeprefix("::ffff:"), each.laddr.port) for each in listening]
+
     def triton_pids(self) -> dict[str, int]:
         """The process of each Triton, by its name."""
         states = Supervisor(self.home).states()
@@ -99,9 +117,8 @@ def own_sandbox() -> Iterator[Sandbox]:
 
 def free_base() -> int:
     """The first of the tests' blocks of ports in which nothing listens; parallel workers have blocks of their own."""
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    for base in range(FIRST_BASE + worker * BLOCK, LAST_BASE, workers * BLOCK):
+    number, workers = worker()
+    for base in range(FIRST_BASE + number * BLOCK, LAST_BASE, workers * BLOCK):
         ports = load_settings({"SANDBOX_PORT_BASE": str(base)})
         programs = ["s3", "envoy", "airflow-api-server", *(server.name for server in ports.tritons())]
         if not any(is_taken(port) for program in programs for port in ports.ports_of(program).values()):
@@ -181,8 +198,17 @@ def killed(sandbox: Sandbox) -> Callable[[str], AbstractContextManager[None]]:
 
     @contextmanager
     def kill(name: str) -> Iterator[None]:
-        supervisor = Supervisor(sandbox.home)
-        os.kill(supervisor.state(name).pid, signal.SIGKILL)
+        supervisor, pid = Supervisor(sandbox.home), 0
+
+        def runs() -> bool:
+            """Between two starts a program has no process, and to kill 0 would be to kill the tests."""
+            nonlocal pid
+            pid = supervisor.state(name).pid
+            return pid > 0
+
+        await_true(runs, f"{name} runs")
+        with suppress(ProcessLookupError):  # it ended by itself meanwhile
+            os.kill(pid, signal.SIGKILL)
 
         def stays_down() -> bool:
             """supervisord starts a killed program again, so it may have to be told twice."""

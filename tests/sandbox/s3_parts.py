@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import http.client
-import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,6 +20,7 @@ from model_release.environment import S3
 from sandbox import s3
 from sandbox.home import Home
 from sandbox.settings import HOST, Settings, load_settings
+from tests.sandbox.ports import free_ports
 from tests.sandbox.releasing import await_true
 
 #: What is of one connection alone, and not of the request.
@@ -50,9 +50,7 @@ def seaweedfs(folder: Path) -> Iterator[tuple[S3, subprocess.Popen[bytes]]]:
 
 def _with_free_ports(settings: Settings) -> Settings:
     names = settings.ports_of("s3")
-    with ExitStack() as held:
-        taken = [held.enter_context(socket.create_server((HOST, 0))) for _ in names]
-        ports = {name: server.getsockname()[1] for name, server in zip(names, taken, strict=True)}
+    ports = dict(zip(names, free_ports(), strict=False))
     return settings.model_copy(update={"ports": settings.ports.model_copy(update=ports)})
 
 

@@ -6,6 +6,7 @@ import io
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,12 @@ from model_release.triton.neighbours import clashes
 from model_release.triton.replica import ReplicaClient
 from sandbox.settings import HOST, ROOT
 from sandbox.triton import prepare_backends, replica_command, replica_environment
+from tests.sandbox.ports import free_ports
 from tests.sandbox.round_trip import unlike
-from tests.sandbox.triton_parts import VENV, await_true, free_ports, onnx_bytes
+from tests.sandbox.triton_parts import VENV, await_true, onnx_bytes
 from tests.unit.config_cases import CASES, VERSION, line_spec, sharing
 from tests.unit.served_toys import ENVIRONMENT
 
-FIRST_PORT = 29000
 LOAD_TIMEOUT_S = 20
 CACHES = VENV / "lib/python3.11/site-packages/pytriton/tritonserver/caches"
 ALL, _ = load_specs(ROOT / "include" / "model_configs")
@@ -77,8 +78,7 @@ class Local:
 @pytest.fixture
 def triton(tmp_path: Path) -> Iterator[Local]:
     """Start a Triton that limits rates and caches responses; it is gone afterwards."""
-    ports = free_ports(FIRST_PORT)
-    http, grpc, metrics = next(ports), next(ports), next(ports)
+    http, grpc, metrics = islice(free_ports(), 3)
     repository = tmp_path / "repository"
     repository.mkdir()
     command = replica_command(VENV, prepare_backends(VENV, tmp_path), str(repository), http, grpc, metrics)

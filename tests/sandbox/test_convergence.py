@@ -35,7 +35,8 @@ class Looks:
     """Looks at a fleet one after another, and notes which replicas had to be proved."""
 
     def __init__(self, tritons: Tritons, config: Any) -> None:
-        self.environment = tritons.environment.model_copy(update={"call_timeout_s": 2.0})
+        # A look has this time in all, also on a busy machine; only a hung replica takes it.
+        self.environment = tritons.environment.model_copy(update={"call_timeout_s": 10.0})
         self.config = config
         self.marks: dict[str, Mark] = {}
         self.proved: list[str] = []

@@ -25,6 +25,7 @@ from model_release.steps import benchmark, deploy, export, finish, guard, plan, 
 from model_release.steps.context import Step, begin
 from model_release.steps.recycle import recycle
 from model_release.triton.poison import poison_of
+from model_release.triton.recycler import connect
 from model_release.triton.replica import ReplicaClient, key_header
 from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import BROKEN, FIRST, SECOND, Clients, Model, await_true, forget, quick_spec, remove
@@ -41,9 +42,8 @@ def served(trained: Sandbox, shelf: Shelf) -> Iterator[Model]:
 
     What tests before left in the ledger is forgotten, since a replica is spared for the sake of every model there.
     """
-    changes = {"load_timeout_s": 20.0, "call_timeout_s": 2.0}
     recycler = trained.environment.recycler.model_copy(update={"stop_s": 1})
-    hasty = trained.environment.model_copy(update={**changes, "recycler": recycler})
+    hasty = trained.environment.model_copy(update={"load_timeout_s": 20.0, "recycler": recycler})
     store = ObjectStore(hasty.s3)
     for left in store.folders("ledger/"):
         forget(store, left)
@@ -73,9 +73,22 @@ def hang(model: Model, replica: Replica) -> None:
                 headers=headers,
                 config=json.dumps(told),
                 files={f"file:{FIRST}/model.py": ENDLESS},
-                client_timeout=1,
+                client_timeout=3,
             )
-    assert poison_of(replica, model.name, model.environment) == f"{model.name} version {FIRST} stays LOADING"
+    said = f"{model.name} version {FIRST} stays LOADING"
+    await_true(lambda: poison_of(replica, model.name, model.environment) == said, said)
+
+
+class Patient:
+    """The environment's recycler; it returns once the replica is live again, as the time for that is no question."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._environment = environment
+
+    def recycle(self, replica: Replica) -> None:
+        connect(self._environment).recycle(replica)
+        with ReplicaClient(replica, self._environment) as client:
+            await_true(client.live, f"{replica.name} is live again")
 
 
 @contextmanager
@@ -204,6 +217,7 @@ def test_a_replica_that_does_not_come_back_is_named_and_no_other_is_ended(
     (last, other), before = replicas(served, "blue"), sandbox.triton_pids()
     hasty = served.environment.model_copy(update={"load_timeout_s": 2.0})
     monkeypatch.setattr("model_release.steps.recycle._START_S", 2)
+    monkeypatch.setattr("model_release.steps.recycle.connect", Patient)
     with Clients(served) as clients, claimed(served) as claim:
         step = replace(claim, environment=hasty)
         with without_disk(sandbox, other):

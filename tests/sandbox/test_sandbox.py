@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 import time
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -73,22 +74,17 @@ def test_tritons_identity_reads_the_models_and_changes_nothing(
 
 
 def test_nothing_listens_beyond_loopback(sandbox: Sandbox) -> None:
-    listening = [
-        connection.laddr
-        for pid in sandbox.pids()
-        for connection in psutil.Process(pid).net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = sandbox.listening()
 
     expected = {port for name in ("s3", "envoy", "triton-blue-0") for port in sandbox.settings.ports_of(name).values()}
-    assert expected <= {address.port for address in listening}
-    assert {address.ip.removeprefix("::ffff:") for address in listening} == {HOST}
+    assert expected <= {port for _, port in listening}
+    assert {ip for ip, _ in listening} == {HOST}
 
 
 def test_onnx_runtime_keeps_no_events_to_send(sandbox: Sandbox, routed: str) -> None:
     assert serves_by_http(routed)
 
-    opened = [file.path for pid in sandbox.pids() for file in psutil.Process(pid).open_files()]
+    opened = [file.path for file in chain(*sandbox.of_each_process(lambda process: process.open_files()))]
 
     assert any("triton" in path or "s3" in path for path in opened)
     assert [path for path in opened if "onnxruntime.db" in path] == []
@@ -135,11 +131,8 @@ def test_status_names_what_should_run_and_does_not(sandbox: Sandbox) -> None:
 
 def test_a_killed_triton_comes_back_and_serves_what_s3_says(sandbox: Sandbox, routed: str) -> None:
     replica = sandbox.environment.pairs["default"].blue.replicas[0]
-    [victim] = [
-        pid
-        for pid in sandbox.pids()
-        if f"--http-port={replica.http.rpartition(':')[2]}" in psutil.Process(pid).cmdline()
-    ]
+    commands = sandbox.of_each_process(lambda process: (process.pid, process.cmdline()))
+    [victim] = [pid for pid, command in commands if f"--http-port={replica.http.rpartition(':')[2]}" in command]
 
     os.kill(victim, signal.SIGKILL)
 
@@ -200,30 +193,34 @@ def listens(port: int) -> bool:
         return probe.connect_ex((HOST, port)) == 0
 
 
-def replayed(sandbox: Sandbox, model: str, run_s: float) -> list[Record]:
-    """What clients of a model see in that time."""
+def replayed(sandbox: Sandbox, model: str, at_least: int) -> list[Record]:
+    """What clients of a model see, for as long as a busy machine takes for that many of them."""
     images = np.array([[1, 2], [2, 1]], dtype=np.float32)
     body = io.BytesIO()
     np.savez(body, x=images, label=np.array([1, 0]))
     sandbox.s3_client().put_object(Bucket="training", Key=f"{model}/live.npz", Body=body.getvalue())
     since = time.time()
-    asyncio.run(replay(sandbox.settings, sandbox.home, model, RATE_PER_S, time.monotonic() + run_s))
-    return list(read_records(sandbox.home.traffic / f"{model}.csv", since=since))
+    for run_s in (2, 10, 50):
+        asyncio.run(replay(sandbox.settings, sandbox.home, model, RATE_PER_S, time.monotonic() + run_s))
+        records = list(read_records(sandbox.home.traffic / f"{model}.csv", since=since))
+        if len(records) >= at_least:
+            break
+    return records
 
 
 def test_clients_see_the_arm_and_the_right_answer_by_both_protocols(sandbox: Sandbox, routed: str) -> None:
-    records = replayed(sandbox, MODEL, 2)
+    records = replayed(sandbox, MODEL, RATE_PER_S)
 
     assert {(record.outcome, record.arm, record.version, record.right) for record in records} == {
         ("ok", "stable", str(VERSION), True)
     }
-    assert len(records) > RATE_PER_S  # in two seconds, one of which a busy machine may lose
+    assert len(records) >= RATE_PER_S
     http_share = sum(record.protocol == "http" for record in records) / len(records)
     assert http_share == pytest.approx(sandbox.settings.traffic.http_share, abs=0.02)
 
 
 def test_clients_tell_a_model_that_was_never_released_from_an_error(sandbox: Sandbox) -> None:
-    records = replayed(sandbox, "never_released", 0.5)
+    records = replayed(sandbox, "never_released", 20)
 
     assert {record.outcome for record in records} == {"unreleased"}
     assert {record.protocol for record in records} == {"grpc", "http"}

@@ -11,8 +11,12 @@ import psutil
 import pytest
 import yaml
 
+from sandbox import airflow
+from sandbox.airflow_rest import AirflowRest
+from sandbox.demo import DIGITS
 from sandbox.settings import HOST, ROOT
 from tests.sandbox.conftest import WITHOUT, Sandbox
+from tests.sandbox.releasing import await_true
 
 PROCESSES = ("api-server", "scheduler", "dag-processor", "triggerer")
 
@@ -51,15 +55,30 @@ def test_airflow_has_the_connections_and_pools_of_the_settings_file(with_airflow
 
 
 def test_airflow_too_listens_on_loopback_alone(with_airflow: Sandbox) -> None:
-    listening = [
-        (connection.laddr.ip.removeprefix("::ffff:"), connection.laddr.port)
-        for pid in with_airflow.pids()
-        for connection in psutil.Process(pid).net_connections(kind="inet")
-        if connection.status == psutil.CONN_LISTEN
-    ]
+    listening = with_airflow.listening()
 
     assert with_airflow.settings.ports.airflow in {port for _, port in listening}
     assert {ip for ip, _ in listening} == {HOST}
+
+
+def test_a_run_whose_answer_gets_lost_is_asked_for_again_and_started_once(
+    with_airflow: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rest, dag, answers = AirflowRest(airflow.url(with_airflow.settings)), DIGITS.release_dag, list[str]()
+    ask = rest._call_once
+
+    def loses_the_first(method: str, path: str, body: Any) -> Any:
+        answer = ask(method, path, body)
+        answers.append(answer["dag_run_id"])
+        raise TimeoutError(answer)
+
+    await_true(lambda: dag in {each["dag_id"] for each in rest.call("GET", "/dags")["dags"]}, f"{dag} is read")
+    with monkeypatch.context() as patch:
+        patch.setattr(rest, "_call_once", lambda *asked: (ask if answers else loses_the_first)(*asked))
+        run = rest.trigger(dag, {})
+
+    assert answers == [run]
+    assert [each["dag_run_id"] for each in rest.call("GET", f"/dags/{dag}/dagRuns")["dag_runs"]] == [run]
 
 
 def test_status_shows_every_part(with_airflow: Sandbox) -> None:
@@ -70,9 +89,16 @@ def test_status_shows_every_part(with_airflow: Sandbox) -> None:
 
 
 def test_nothing_of_airflow_is_left_after_down(with_airflow: Sandbox) -> None:
-    running = [psutil.Process(pid) for pid in with_airflow.pids()]
-    assert sum("airflow" in " ".join(process.cmdline()) for process in running) >= len(PROCESSES)
+    running = with_airflow.of_each_process(lambda process: (process, " ".join(process.cmdline())))
+    assert sum("airflow" in command for _, command in running) >= len(PROCESSES)
 
     with_airflow.must("down")
 
-    assert [process for process in running if process.is_running() and process.status() != psutil.STATUS_ZOMBIE] == []
+    assert [command for process, command in running if lives(process)] == []
+
+
+def lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False

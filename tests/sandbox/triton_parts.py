@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +26,12 @@ from model_release.triton.replica import ReplicaClient
 from sandbox import s3
 from sandbox.settings import HOST, ROOT
 from sandbox.triton import prepare_backends, replica_command, replica_environment
+from tests.sandbox.ports import free_ports
 
 VENV = ROOT / ".venv-triton"
 MODEL = "line"
 VERSION = 20260101000000
 START_DEADLINE_S = 60
-FIRST_PORT = 20000
 TOLERANCE = {"y": Tolerance(atol=1e-5, rtol=1e-5)}
 
 
@@ -114,7 +114,6 @@ class Tritons:
     triton_keys: s3.Keys
     bucket: str
     folder: Path
-    ports: Iterator[int]
     environment: Environment
     backends: Path = field(init=False)
     servers: list[Server] = field(default_factory=list)
@@ -126,7 +125,8 @@ class Tritons:
         """Start a Triton, which only the environment's key controls, and wait until it is live."""
         prefix = prefix or f"tests/{name}"
         self.put(f"{prefix}/.keep", b"")
-        ports = (next(self.ports), next(self.ports), next(self.ports))
+        http, grpc, metrics = islice(free_ports(), 3)
+        ports = (http, grpc, metrics)
         url = f"s3://{self.endpoint}/{self.bucket}/{prefix}"
         log = self.folder / f"{name}.log"
         keys, temp, control = self.triton_keys, self.folder / f"{name}-temp", self.environment.triton_key
@@ -229,14 +229,6 @@ def await_true(
         time.sleep(0.1)
 
 
-def free_ports(first: int) -> Iterator[int]:
-    """Return ports that nothing listens on, upwards from `first`."""
-    for port in range(first, first + 1000):
-        with socket.socket() as probe:
-            if probe.connect_ex((HOST, port)) != 0:
-                yield port
-
-
 @pytest.fixture(scope="session")
 def tritons(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tritons]:
     """Start Tritons on the S3 of the running sandbox, and end them after the last test."""
@@ -244,8 +236,7 @@ def tritons(sandbox: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     settings, home = sandbox.settings, sandbox.home
     environment = sandbox.environment.model_copy(update={"call_timeout_s": 5.0, "load_timeout_s": 20.0})
     client = s3.client(settings, s3.pipeline_keys(home))
-    keys, ports = s3.triton_keys(home), free_ports(FIRST_PORT)
-    started = Tritons(client, s3.endpoint(settings), keys, s3.MODELS, folder, ports, environment)
+    started = Tritons(client, s3.endpoint(settings), s3.triton_keys(home), s3.MODELS, folder, environment)
     try:
         yield started
     finally:

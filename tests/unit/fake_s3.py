@@ -46,6 +46,7 @@ class FakeS3:
         self.objects: dict[str, Kept] = {}
         self.uploads: dict[str, tuple[str, dict[int, bytes]]] = {}
         self.requests = 0
+        self.lock = threading.Lock()
 
     @contextmanager
     def served(self) -> Iterator[S3]:
@@ -69,11 +70,15 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # the client would wait 40 ms for the body of each answer
 
     def handled(self) -> None:
-        self.fake.requests += 1
         parts = urlsplit(self.path)
         self.key = unquote(parts.path).removeprefix(f"/{BUCKET}").lstrip("/")
         self.query = {name: values[0] for name, values in parse_qs(parts.query, keep_blank_values=True).items()}
         self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        with self.fake.lock:  # a condition holds until what was asked on it is written
+            self.do_verb()
+
+    def do_verb(self) -> None:
+        self.fake.requests += 1
         refusal = next((re.fullmatch(r"(\d{3}) to (.+)", fault) for fault in self.fake.faults if " to " in fault), None)
         if refusal is not None and refusal[2] == self.verb:
             self.refuse(int(refusal[1]), "NotImplemented" if refusal[1] == "501" else "SomeError")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import urllib.error
 from dataclasses import replace
 from datetime import UTC, datetime
+from email.message import Message
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from model_release.ledger.state import Placement, Promotion, Running, State
 from sandbox.airflow_rest import AirflowRest, TaskChange
 from sandbox.demo import next_date
 from sandbox.demo_summary import Observed, Stage, bake_seconds, told
+from sandbox.errors import SandboxError
 from sandbox.traffic_report import Record, summarise
 
 PROMOTED_AT = datetime(2026, 5, 4, 12, 0, tzinfo=UTC)
@@ -103,3 +107,72 @@ def test_each_change_of_a_task_is_told_once(monkeypatch: pytest.MonkeyPatch) -> 
         ("watch", "deferred", None),
         ("watch", "success", 3.0),
     ]
+
+
+def refusal(code: int) -> urllib.error.HTTPError:
+    return urllib.error.HTTPError("http://nowhere", code, "", Message(), io.BytesIO(b"as told"))
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, *answers: Any) -> tuple[AirflowRest, list[Any]]:
+    """An Airflow that gives its answers one after another, and what it is asked."""
+    rest, given, asked = AirflowRest("http://nowhere"), list(answers), list[Any]()
+
+    def call_once(method: str, path: str, body: Any) -> Any:
+        asked.append((method, path, body))
+        answer = given.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(rest, "_call_once", call_once)
+    monkeypatch.setattr("sandbox.airflow_rest._POLL_S", 0)
+    return rest, asked
+
+
+@pytest.mark.parametrize(
+    "answers",
+    [
+        [{}],
+        [refusal(503), {}],
+        [TimeoutError("timed out"), {}],
+        [TimeoutError("timed out"), refusal(409)],
+        [refusal(500), refusal(502), refusal(409)],
+    ],
+)
+def test_a_run_is_triggered_once_however_often_airflow_has_to_be_asked(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Any]
+) -> None:
+    rest, asked = scripted(monkeypatch, *answers)
+
+    run = rest.trigger("dag", {"a": 1})
+
+    assert len(asked) == len(answers)
+    assert {path for _, path, _ in asked} == {"/dags/dag/dagRuns"}
+    assert [body["dag_run_id"] for _, _, body in asked] == [run] * len(answers)
+
+
+@pytest.mark.parametrize("answers", [[refusal(409)], [refusal(400)], [refusal(503), refusal(400)]])
+def test_what_airflow_refuses_is_not_taken_for_a_run_that_was_triggered(
+    monkeypatch: pytest.MonkeyPatch, answers: list[Any]
+) -> None:
+    rest, asked = scripted(monkeypatch, *answers)
+
+    with pytest.raises(SandboxError, match=r"40[09] as told"):
+        rest.trigger("dag", {})
+    assert len(asked) == len(answers)
+
+
+def test_a_dag_is_unpaused_though_an_answer_gets_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest, asked = scripted(monkeypatch, refusal(503), TimeoutError("timed out"), {})
+
+    rest.unpause("dag")
+
+    assert [(method, body) for method, _, body in asked] == [("PATCH", {"is_paused": False})] * 3
+
+
+def test_what_may_not_be_done_twice_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    rest, asked = scripted(monkeypatch, refusal(503))
+
+    with pytest.raises(SandboxError, match="503 as told"):
+        rest.call("POST", "/backfills", {})
+    assert len(asked) == 1

@@ -157,7 +157,7 @@ def test_lines_that_envoy_writes_into_a_renamed_log_are_not_lost_while_the_new_o
     assert counts(read(path, found)) == (1, 0)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(st.sampled_from(["whole", "half", "rotate", "read"]), max_size=25), st.randoms(use_true_random=False))
 def test_whatever_is_written_and_rotated_between_readings_each_user_is_told_once(
     tmp_path: Path, doings: list[str], random: Random

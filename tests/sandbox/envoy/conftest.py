@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import pytest
 from model_release.environment import Environment
 from model_release.traffic.envoy import EnvoyRouter, initialise
 from sandbox.envoy import write_bootstrap
-from tests.sandbox.envoy.parts import Sandbox, Upstreams, free_port
+from tests.sandbox.envoy.parts import Sandbox, Upstreams
+from tests.sandbox.ports import free_ports
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +22,7 @@ def upstreams() -> Iterator[Upstreams]:
 
 @pytest.fixture
 def sandbox(tmp_path: Path, upstreams: Upstreams) -> Iterator[Sandbox]:
-    admin, port = free_port(), free_port()
+    admin, port = islice(free_ports(), 2)
     environment = Environment.model_validate(
         {
             "s3": {"bucket": "models"},

@@ -116,7 +116,7 @@ def mirrored(router: EnvoyRouter, fleet: str) -> tuple[int, int]:
 def test_mirrored_requests_are_counted_by_themselves_and_no_client_sees_their_answers(
     sandbox: Sandbox, router: EnvoyRouter, canary_percent: int, at_work: str, shadow: str
 ) -> None:
-    asked: Mapping[str, Any] = {"mirrored": {shadow: 100}, "try_timeout_s": 1}
+    asked: Mapping[str, Any] = {"mirrored": {shadow: 100}, "try_timeout_s": 3}
     put(router, route(MODEL, canary_percent=canary_percent, **asked))
     with sandbox.channel() as channel:
         for mode in ("", f"{shadow}:broken", f"{shadow}:stuck", f"{shadow}:refused"):

@@ -21,7 +21,7 @@ ELSEWHERE = {"dead": "127.0.0.1:1", "nowhere": "nowhere.invalid:1"}
 
 
 def share(router: EnvoyRouter, **changes: Any) -> None:
-    put(router, route(MODEL, canary_percent=PERCENT, **{"sticky_header": "x-user", "try_timeout_s": 0.5, **changes}))
+    put(router, route(MODEL, canary_percent=PERCENT, **{"sticky_header": "x-user", "try_timeout_s": 3, **changes}))
 
 
 def log_of(sandbox: Sandbox) -> Path:

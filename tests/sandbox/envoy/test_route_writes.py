@@ -16,9 +16,10 @@ import pytest
 from model_release.errors import RouteNotConfirmed, RouterUnavailable, RouteTakenOver, RouteUnreadable
 from model_release.traffic import connect
 from model_release.traffic.envoy import EnvoyRouter, initialise
+from model_release.traffic.envoy_admin import EnvoyAdmin
 from model_release.traffic.envoy_resources import response
 from tests.contracts.router import RouterContract, route
-from tests.sandbox.envoy.parts import MODEL, Sandbox, put
+from tests.sandbox.envoy.parts import AWAITED_S, MODEL, Sandbox, eventually, put
 
 
 class TestEnvoyRouter(RouterContract):
@@ -48,7 +49,7 @@ def test_of_two_writers_racing_the_newer_epoch_always_wins(sandbox: Sandbox, rou
             thread.join()
         assert router.read(MODEL) == route(MODEL, newer, 50)
         assert newer not in refused
-    router.confirm(route(MODEL, 21, 50), timeout_s=5)
+    router.confirm(route(MODEL, 21, 50), timeout_s=AWAITED_S)
 
 
 KILLED_BEFORE_RENAME = """
@@ -109,6 +110,8 @@ def test_what_envoy_rejects_is_not_confirmed_and_serves_nobody(sandbox: Sandbox,
     fresh = path.with_suffix(".bad")
     fresh.write_text(json.dumps(response([table])))
     fresh.replace(path)
+    admin = EnvoyAdmin(f"127.0.0.1:{sandbox.admin}", AWAITED_S)
+    eventually(lambda: admin.update("rds").rejected == 1)  # what it has not read yet is not confirmed either
     with pytest.raises(RouteNotConfirmed, match=r"shows epoch 1 .* instead of epoch 2 .* rejected 1 update"):
         router.confirm(route(MODEL, 2, 100), timeout_s=1)
     assert sandbox.get().body == "blue"
@@ -124,7 +127,7 @@ def test_a_route_is_written_and_not_confirmed_while_envoy_is_down(sandbox: Sandb
     with pytest.raises(RouterUnavailable):
         router.counters(MODEL, "default")
     sandbox.start()
-    router.confirm(back, timeout_s=5)
+    router.confirm(back, timeout_s=AWAITED_S)
     assert sandbox.get().body == "blue"
 
 
