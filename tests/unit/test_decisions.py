@@ -236,7 +236,8 @@ def test_an_abort_preempts_nobody_who_came_since_it_looked(
             StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": None, "stable": canary}))
 
     asked = Release("toy", VERSION, Kind.RESTORE, "abort-1", reason="bad", by="ada")
-    with acting_before(2, move, monkeypatch), pytest.raises(Superseded):
+    refused = Superseded if moves == "claim" else NothingToDecide
+    with acting_before(2, move, monkeypatch), pytest.raises(refused):
         abort.run(asked, environment)
 
     after = StateFile(store, "toy").read()
@@ -244,7 +245,7 @@ def test_an_abort_preempts_nobody_who_came_since_it_looked(
     assert after.claim.holder == (theirs.holder if moves == "claim" else "run-1#0")
     assert after.superseded == (["run-1#0"] if moves == "claim" else [])
     if moves == "canary":
-        with pytest.raises(NothingToDecide, match=f"version {VERSION} is no canary now"):
+        with pytest.raises(NothingToDecide, match=f"version {VERSION} is no canary any more.*run the command again"):
             abort.run(asked, environment)
 
 
@@ -262,6 +263,29 @@ def test_a_release_that_is_asked_about_is_neither_taken_over_nor_ended(s3: S3, e
     take(StateFile(store, "toy"), store, Release("toy", 1, Kind.RESTORE, "run-3"), "plan", 60, begins=True)
     with pytest.raises(Superseded):
         approve.look(RELEASE, environment)
+
+
+def test_the_guard_ends_no_canary_for_which_an_answer_came_in_this_moment(
+    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The person's clock says that the hold goes on, and the guard's that it is over."""
+    store, clock = ObjectStore(s3), ObjectStore.now
+    waiting(store, "watch 10", expired=True)
+    canary = Placement(fleet="green", version=VERSION, digest="d")
+    StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": canary}))
+
+    def answer() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(ObjectStore, "now", clock)
+            decide.run("toy", environment, "extend", by="ada", reason="noon", seconds=9000)
+
+    monkeypatch.setattr(ObjectStore, "now", lambda store: clock(store) + timedelta(seconds=4000))
+    with acting_before(2, answer, monkeypatch), pytest.raises(Superseded):
+        orphan.return_orphan("toy", store, environment)
+    after = StateFile(store, "toy").read()
+    assert after.canary == canary
+    assert after.release
+    assert after.release.extended_s == {"10": 9000.0}
 
 
 def test_an_extension_moves_the_end_and_leaves_the_question_open(s3: S3, environment: Environment) -> None:

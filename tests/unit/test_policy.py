@@ -173,3 +173,10 @@ def test_of_builds_that_began_at_one_moment_the_first_go_on(s3: S3, tmp_path: Pa
     assert went_on == {"a", "b"}
     counted = {model: len(StateFile(store, model).read().builds) for model in asked}
     assert counted == {"a": 1, "b": 1, "c": 0, "d": 0, "e": 0}
+
+
+def test_another_models_broken_ledger_stops_no_restore(s3: S3, tmp_path: Path) -> None:
+    store, place = ObjectStore(s3), environment(s3, tmp_path, max_releases_a_day=1)
+    store.put("ledger/other/state.json", b"broken")
+    with begin(Release("toy", VERSION, Kind.RESTORE, "back"), place, "plan", begins=True) as step:
+        policy.yield_to_earlier(step)

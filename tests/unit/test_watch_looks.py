@@ -184,6 +184,39 @@ def test_a_hold_that_ends_while_a_person_answers_ends_as_they_say(
     assert looks.read(10)[0]
 
 
+def test_a_late_look_at_a_judged_stage_leaves_the_claim_with_the_next_step(place: Environment, tmp_path: Path) -> None:
+    """A triggerer that Airflow has given up may still take its looks."""
+    store = begun(place, tmp_path)
+    opened(store)
+    judged = {"verdict": "advance", "action": "advance", "reason": "as good as stable"}
+    with begin(RELEASE, place, "shift 50") as step:
+        step.update_running(verdicts={"10": judged})
+        told = watch.look(RELEASE, place, 10)
+        step.check()
+
+    assert (told["done"], told["action"], told["reason"]) == (True, "advance", "as good as stable")
+
+
+def test_looks_in_one_process_go_on_when_the_guard_stood_in_for_it(
+    place: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = opened(begun(place, tmp_path))
+    guard = place.model_copy(update={"lease_s": 1})
+
+    def stopped() -> None:
+        """The process is stopped for longer than its lease, and the guard looks at the stage meanwhile."""
+        file = StateFile(ObjectStore(place.s3), "toy")
+        claim = file.read().claim
+        assert claim
+        dead = claim.model_copy(update={"expires_at": claim.expires_at - timedelta(hours=1)})
+        file.change(lambda state: state.model_copy(update={"claim": dead}))
+        watch.look(RELEASE, guard, 10, stands_in=True)
+
+    with acting_before(8, stopped, monkeypatch):
+        assert watch.run(RELEASE, place, 10)["done"]
+    assert looks.read(10)[0]
+
+
 def test_stable_is_looked_at_while_a_step_works_and_the_first_judge_knows_it(
     place: Environment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,11 +21,12 @@ class ClaimHeld(Refused):
 
 
 class Superseded(Refused):
-    """A newer epoch exists: this try may write nothing more."""
+    """A newer epoch exists: this try may write nothing more. `holder` is the run that has it, None if nobody has."""
 
-    def __init__(self, model: str, own_epoch: int, epoch: int, holder: str) -> None:
+    def __init__(self, model: str, own_epoch: int, epoch: int, holder: str | None) -> None:
         super().__init__(
-            f"epoch {own_epoch} of {model} is superseded by epoch {epoch} ({holder}). This try changed nothing more."
+            f"epoch {own_epoch} of {model} is superseded by epoch {epoch} ({holder or 'no one holds it now'}). "
+            "This try changed nothing more."
         )
         self.holder = holder
 

@@ -26,6 +26,10 @@ APPROVE = "approve"
 log = logging.getLogger(__name__)
 
 
+class NothingLeft(Exception):
+    """What a step would do is done: raised by a `demand`, so that the claim stays with the step that came after it."""
+
+
 class Claim:
     """The claim of one try of one step; inside `with` it is renewed until the step ends."""
 
@@ -60,8 +64,7 @@ class Claim:
 
     def _own(self, state: State) -> State:
         if state.epoch != self.epoch:
-            holder = state.claim.holder if state.claim else "no one holds it now"
-            raise Superseded(self._model, self.epoch, state.epoch, holder)
+            raise Superseded(self._model, self.epoch, state.epoch, state.claim.holder if state.claim else None)
         return state
 
     def _renew_until_stopped(self) -> None:
@@ -109,7 +112,8 @@ def take(
     claim. The step that `ends` a release gives the claim back: a try of it that comes after one that died may have it
     again, unless another release began since. Who `stands_in` for a release acts as it, and only where it is dead in
     just this phase. `demand` raises for a state that is not the one the caller has decided on; nothing is taken then.
-    Raises ClaimHeld, and Superseded for a run that lost the claim before: it never gets it back.
+    Raises ClaimHeld, also at a release that lives while somebody `stands_in` for it, and Superseded for a run that lost
+    the claim before: it never gets it back.
     """
     now = store.now()
 
@@ -120,8 +124,7 @@ def take(
         if stands_in and held is not None and (held.expires_at > now or held.phase != phase):
             raise ClaimHeld(release.model, held.holder, held.phase, (held.expires_at - now).total_seconds())
         if release.holder in state.superseded or not (begins or _is_its_own(state, release, ends=ends)):
-            holder = held.holder if held else "no one holds it now"
-            raise Superseded(release.model, 0, state.epoch, holder)
+            raise Superseded(release.model, 0, state.epoch, held.holder if held else None)
         superseded = state.superseded
         if held is not None and held.holder != release.holder:
             until = busy_until(held)
@@ -144,13 +147,21 @@ def take(
     return Claim(file, store, file.change(claimed), lease_s)
 
 
-def as_seen(seen: State) -> Callable[[State], None]:
-    """Return a demand that the claim and the canary are still those that were seen, before they are taken away."""
+def as_seen(seen: State, *, unanswered: bool = False) -> Callable[[State], None]:
+    """
+    Return a demand that the claim and the canary are still those that were seen, before they are taken away.
+
+    With `unanswered` also that no person has decided anything since. It raises Superseded.
+    """
+
+    def said(state: State) -> list[object]:
+        held_until = state.claim.held_until if state.claim else None
+        return [held_until, state.release.decisions if state.release else None]
 
     def demand(state: State) -> None:
         holders = [each.claim.holder if each.claim else None for each in (seen, state)]
-        if holders[0] != holders[1] or seen.canary != state.canary:
-            raise Superseded(state.model, seen.epoch, state.epoch, holders[1] or "no one holds it now")
+        if holders[0] != holders[1] or seen.canary != state.canary or (unanswered and said(seen) != said(state)):
+            raise Superseded(state.model, seen.epoch, state.epoch, holders[1])
 
     return demand
 

@@ -131,7 +131,7 @@ class Running(Part):
     extended_s: dict[str, float] = {}
     """How much longer than its `hold_s` a person lets each of them wait."""
     outcome: Literal["running", "promoted", "rolled_back", "undone", "stale", "failed"] = "running"
-    """`undone`: a dry run that came to its end and was taken away again."""
+    """`undone`: a dry run that came to its end and was taken away again; `stale`: nothing was left to be released."""
     failure: str = ""
     mode: Mode = Mode.NORMAL
     benchmark_due: bool = False

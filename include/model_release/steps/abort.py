@@ -23,9 +23,14 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     live canary, and Superseded when somebody else takes the claim in this moment; nobody is preempted then.
     """
     seen = StateFile(ObjectStore(environment.s3), release.model).read()
-    if seen.canary is None or seen.canary.version != release.version:
-        raise NothingToDecide(release.model, f"version {release.version} is no canary now")
-    with begin(release, environment, "abort", begins=True, demand=as_seen(seen)) as step:
+
+    def demand(state: State) -> None:
+        if state.canary is None or state.canary.version != release.version:
+            why = f"version {release.version} is no canary any more, as it was promoted or taken back just now"
+            raise NothingToDecide(release.model, f"{why}: run the command again")
+        as_seen(seen)(state)
+
+    with begin(release, environment, "abort", begins=True, demand=demand) as step:
         result = end_live(step, reason=release.reason, rejects=True)
     report.leave(release.model, result["run"], environment)
     return result

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import NotApproved
+from model_release.errors import NotApproved, Superseded
 from model_release.identity import Release
-from model_release.ledger.claim import APPROVE
+from model_release.ledger.claim import APPROVE, NothingLeft
 from model_release.ledger.state import Decision, Running, State
 from model_release.report.evidence import evidence
 from model_release.report.release import assemble
@@ -33,8 +33,13 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
     notify.tell(release.model, environment)
     while asked["needed"]:
         started = time.monotonic()
-        if look(release, environment)["done"]:
-            break
+        try:
+            if look(release, environment)["done"]:
+                break
+        except Superseded as error:
+            if error.holder != release.holder:
+                raise
+            continue  # the guard looked in the place of this process while it was stopped
         time.sleep(max(0.0, asked["look_interval_s"] - (time.monotonic() - started)))
     return settle(release, environment)
 
@@ -86,23 +91,37 @@ def look(release: Release, environment: Environment, *, stands_in: bool = False)
     """
     Look whether there is an answer, and at the canary if it has traffic; who `stands_in` for a dead release may too.
 
+    An answer that is there is told without the claim, which the next step may have.
+
     Returns done, action (`rollback` when the canary was judged bad meanwhile, else None) and reason.
     """
-    with begin(release, environment, APPROVE, stands_in=stands_in) as step:
-        running = step.running
-        if _is_settled(running):
-            return {"done": True, "action": None, "reason": _said(running)}
-        against = verdict_against(running) or stand(step)
-        if against is not None:
-            return {"done": True, "action": "rollback", "reason": against}
-        now = step.store.now()
-        if _is_over(step.claim.check(), now):
-            _take_silence_for_a_no(step, now)
-        running, claim = step.running, step.claim.check().claim
-        if _is_settled(running):
-            return {"done": True, "action": None, "reason": _said(running)}
-        until = f", until {claim.held_until:%H:%M:%S} UTC" if claim and claim.held_until else ""
-        return {"done": False, "action": None, "reason": f"no answer yet{until}"}
+    said: list[str] = []
+
+    def unsettled(state: State) -> None:
+        running = state.release
+        if running is not None and running.holder == release.holder and _is_settled(running):
+            said.append(_said(running))
+            raise NothingLeft
+
+    try:
+        with begin(release, environment, APPROVE, stands_in=stands_in, demand=unsettled) as step:
+            return _look(step)
+    except NothingLeft:
+        return {"done": True, "action": None, "reason": said[-1]}
+
+
+def _look(step: Step) -> dict[str, Any]:
+    against = verdict_against(step.running) or stand(step)
+    if against is not None:
+        return {"done": True, "action": "rollback", "reason": against}
+    now = step.store.now()
+    if _is_over(step.claim.check(), now):
+        _take_silence_for_a_no(step, now)
+    running, claim = step.running, step.claim.check().claim
+    if _is_settled(running):
+        return {"done": True, "action": None, "reason": _said(running)}
+    until = f", until {claim.held_until:%H:%M:%S} UTC" if claim and claim.held_until else ""
+    return {"done": False, "action": None, "reason": f"no answer yet{until}"}
 
 
 def _is_settled(running: Running) -> bool:

@@ -117,7 +117,7 @@ class Step(Sight):
         """The ledger's record of this release. Raises Superseded when it is another's."""
         state = self.claim.check()
         if state.release is None or state.release.holder != self.release.holder:
-            holder = state.release.holder if state.release else "no release"
+            holder = state.release.holder if state.release else None
             raise Superseded(self.model, self.claim.epoch, state.epoch, holder)
         return state.release
 

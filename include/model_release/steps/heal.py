@@ -123,7 +123,7 @@ def _unchanged(sight: Sight, state: State, role: str) -> Callable[[], None]:
     def check() -> None:
         now = StateFile(sight.store, sight.model).read()
         if getattr(now, role) != getattr(state, role):
-            raise Superseded(sight.model, state.epoch, now.epoch, now.claim.holder if now.claim else "no one")
+            raise Superseded(sight.model, state.epoch, now.epoch, now.claim.holder if now.claim else None)
 
     return check
 

@@ -84,7 +84,7 @@ def end_stage(step: Step, seen: Running, stage: int, decided: dict[str, Any]) ->
     """
     Write down what a stage comes to; False, and nothing is written, when a person spoke since the look began.
 
-    The next look heeds what was said. No gate waits for it.
+    The next look heeds what was said. A verdict against the canary is written all the same.
     """
 
     def ended(state: State) -> State:

@@ -120,7 +120,7 @@ def _itself(running: Running, model: str) -> Release:
 def _end_claim(state: State, now: datetime, environment: Environment) -> None:
     """Free the claim of a release that died without a canary, and say of it that it failed."""
     guard = _guard(state, now, Kind.BUILD, _silence(state))
-    with begin(guard, environment, "guard", begins=True, demand=as_seen(state)) as step:
+    with begin(guard, environment, "guard", begins=True, demand=as_seen(state, unanswered=True)) as step:
         running = step.claim.check().release
         if running is not None and running.outcome == "running":
             running = running.model_copy(update={"outcome": "failed", "failure": running.failure or _silence(state)})
@@ -133,7 +133,7 @@ def _end(state: State, now: datetime, environment: Environment) -> dict[str, Any
     reason = against or _silence(state)
     # A judged one may be taken from a release that comes back in this moment, which would roll back too.
     guard = _guard(state, now, Kind.RESTORE if against else Kind.BUILD, reason)
-    with begin(guard, environment, "guard", begins=True, demand=as_seen(state)) as step:
+    with begin(guard, environment, "guard", begins=True, demand=as_seen(state, unanswered=True)) as step:
         if step.claim.check().canary is None:
             step.update(claim=None)
             return None

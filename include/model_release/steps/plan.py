@@ -44,7 +44,8 @@ def run(release: Release, environment: Environment, spec: ModelSpec) -> dict[str
     """
     Claim the model and freeze the spec; nothing that serves is touched but the leftovers of a dead release.
 
-    What may not be released is refused before anything is touched; a restore also before it preempts anybody.
+    What may not be released is refused before anything is touched; a restore also before it preempts anybody. One
+    refusal comes later, of a build that began at one moment with others which reach the environment's limit.
 
     Returns the release itself, its kind, mode, version, fleet, stages, first_release, skip_benchmark, approval,
     checkpoint, how often and for how long at most a stage is looked at, `forecast` (what each stage needs) and `lines`
@@ -201,8 +202,11 @@ def _refuse(step: Step, spec: ModelSpec, state: State) -> None:
         step.update_running(outcome="stale")
         raise
     except AlreadyStable:  # since a moment ago; Airflow skips the run then, and nobody else would give the claim back
+        step.event("finished", green=True, stable=step.release.version)
+        own = step.release.run_id
+        builds = [begun for begun in step.claim.check().builds if begun.run_id != own]
         step.update_running(outcome="stale")
-        step.update(claim=None)
+        step.update(claim=None, builds=builds)
         raise
 
 

@@ -64,11 +64,12 @@ def yield_to_earlier(step: Step) -> None:
     """
     Let the first go on of builds that began at one moment, as many as the environment's limit allows.
 
-    Each was allowed to start as it did not see the others yet; by now all are in the ledger, in an order that all agree
-    on. Raises TooManyReleases; the build is counted no more then.
+    Each was allowed to start as it did not see the others yet. Plan asks again after it has read the traffic, seconds
+    later: by then all are in the ledger, in an order that all agree on, but for one that was stuck before it could
+    write itself down. Raises TooManyReleases; the build is counted no more then.
     """
     limit, own = step.environment.change_policy.max_releases_a_day, (step.model, step.release.run_id)
-    if limit is None:
+    if limit is None or step.release.kind is not Kind.BUILD or step.release.mode is Mode.DRY_RUN:
         return
     now = step.store.now()
     states = [StateFile(step.store, model).read() for model in step.store.folders("ledger/")]

@@ -45,6 +45,8 @@ def run(release: Release, environment: Environment, reason: str) -> dict[str, An
             if running.mode is not Mode.DRY_RUN:
                 why = why or running.failure or "no reason was given"
                 return undo(step, reason=why, rejects=against is not None)
+            if not running.deployed:  # else a failure that is in the record was mended by another try
+                why = why or running.failure or "the canary was not proved on its fleet"
             undone = undo(step, reason=why or _DRY_RUN_ENDS, rejects=False, outcome="rolled_back" if why else "undone")
             _put_standby_back(step)
             return undone

@@ -14,12 +14,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import MetricsUnavailable, NoAdvanceVerdict, RouterUnavailable
+from model_release.errors import MetricsUnavailable, NoAdvanceVerdict, RouterUnavailable, Superseded
 from model_release.gates.judge import Judge, Verdict
 from model_release.gates.looks import Look
 from model_release.identity import Release
+from model_release.ledger.claim import NothingLeft
 from model_release.ledger.looks import StageLooks
-from model_release.ledger.state import Running
+from model_release.ledger.state import Running, State
 from model_release.spec import Canary
 from model_release.steps import notify, shadow
 from model_release.steps.before import learned
@@ -38,7 +39,12 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
     told = False
     while True:
         started = time.monotonic()
-        result = look(release, environment, stage)
+        try:
+            result = look(release, environment, stage)
+        except Superseded as error:
+            if error.holder != release.holder:
+                raise
+            continue  # the guard looked in the place of this process while it was stopped
         if result["done"]:
             return result
         if result["held_until"] is not None and not told:
@@ -56,33 +62,46 @@ def look(release: Release, environment: Environment, stage: int, *, stands_in: b
     """
     Take one look at a stage and at the canary's replicas, judge it, and keep all in the ledger.
 
-    Who `stands_in` for a release that is dead may look too.
+    Who `stands_in` for a release that is dead may look too. A judged stage is told without the claim, which the next
+    step may have.
 
     Returns done, verdict, reason, gates, action (`advance` or `rollback` once done, else None), when to look again, and
     held_until, while the stage waits for a person.
     Raises NoAdvanceVerdict when the stage was never shifted to.
     """
-    with begin(release, environment, phase_of(stage), stands_in=stands_in) as step:
-        looks, etag = step.looks.read(stage)
-        if looks is None:
-            raise NoAdvanceVerdict(release.model, stage, "no shift to this stage")
-        running = step.running
-        if str(stage) in running.verdicts:
-            return _result(step, running.verdicts[str(stage)])
-        before, canary = looks, with_hold(step.spec.canary, extended_s(running, stage))
-        looks, decided = _look_once(step, canary, before)
-        if decided["verdict"] != "rollback":
-            looks, decided = _with_others(step, canary, before, looks, decided)
-            decided = by_person(running, stage, decided)
-            looks = looks.model_copy(update={"verdict": decided})
-        if not step.looks.write(looks, etag):
-            return _result(step, {**decided, "action": None})
-        if decided["action"] is not None and end_stage(step, running, stage, decided):
-            step.event("judged", **decided)
-            return _result(step, decided)
-        return _result(
-            step, {**decided, "action": None}, held_until=note_hold(step, looks, decided, _age_s(step, looks, decided))
-        )
+    verdict: dict[str, Any] = {}
+
+    def unjudged(state: State) -> None:
+        running = state.release
+        if running is not None and running.holder == release.holder and str(stage) in running.verdicts:
+            verdict.update(running.verdicts[str(stage)])
+            raise NothingLeft
+
+    try:
+        with begin(release, environment, phase_of(stage), stands_in=stands_in, demand=unjudged) as step:
+            return _look(step, stage)
+    except NothingLeft:
+        return {"held_until": None, "done": True, "look_interval_s": 0.0, **verdict}
+
+
+def _look(step: Step, stage: int) -> dict[str, Any]:
+    looks, etag = step.looks.read(stage)
+    if looks is None:
+        raise NoAdvanceVerdict(step.model, stage, "no shift to this stage")
+    running = step.running
+    before, canary = looks, with_hold(step.spec.canary, extended_s(running, stage))
+    looks, decided = _look_once(step, canary, before)
+    if decided["verdict"] != "rollback":
+        looks, decided = _with_others(step, canary, before, looks, decided)
+        decided = by_person(running, stage, decided)
+        looks = looks.model_copy(update={"verdict": decided})
+    if not step.looks.write(looks, etag):
+        return _result(step, {**decided, "action": None})
+    if decided["action"] is not None and end_stage(step, running, stage, decided):
+        step.event("judged", **decided)
+        return _result(step, decided)
+    held_until = note_hold(step, looks, decided, _age_s(step, looks, decided))
+    return _result(step, {**decided, "action": None}, held_until=held_until)
 
 
 def _with_others(

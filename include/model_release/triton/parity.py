@@ -86,10 +86,10 @@ def prove_served(
     with ReplicaClient(replica, environment) as client:
         proof = _Proof(client, version, bundle, recorded, tolerances, began + BUDGET_S)
         try:
-            apart = _no_batching(bundle.batched)
-            before = {} if apart else proof.executed()
+            why_apart = _no_batching(bundle.batched)
+            before = {} if why_apart else proof.executed()
             alone_s = proof.ask_alone()
-            proof.served.reason = apart or proof.ask_together(before, alone_s, environment.call_timeout_s)
+            proof.served.reason = why_apart or proof.ask_together(before, alone_s, environment.call_timeout_s)
         except ReplicaUnavailable as error:
             why = f"it answered before, and did not after {proof.served.requests} requests: {error}"
             raise ServedParityFailed(client.name, bundle.own.name, version, why) from None
@@ -148,14 +148,14 @@ class _Proof:
                 break
         return fastest_s
 
-    def ask_together(self, before: dict[int, int], alone_s: float, timeout_s: float) -> str:
+    def ask_together(self, before_alone: dict[int, int], alone_s: float, timeout_s: float) -> str:
         """
         Send bursts of requests, more at once until batches form; returns why none did, or an empty string.
 
-        `before` are the executions before any was asked alone.
+        `before_alone` are the executions before any was asked alone.
         """
         # Triton counts an execution after its answer is sent; what it counts later would be taken for a burst's.
-        self._formed(before, self.served.samples)
+        self._formed(before_alone, self.served.samples)
         queue = self._batched.dynamic_batching.default_queue_policy.max_queue_size or _LEVELS[-1]
         for place, level in enumerate(_LEVELS):
             before, sent = self.executed(), (self.served.requests, self.served.samples)
