@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from scipy.special import betaln, logsumexp
@@ -127,6 +127,19 @@ def test_bounds_enclose_the_estimate_and_are_where_the_mixture_says(n: int, shar
     for bound in {low, high} - {0.0, 1.0}:
         likelihood = bad * math.log(bound) + (n - bad) * math.log1p(-bound)
         assert mixture - likelihood == pytest.approx(-math.log(alpha), abs=1e-3)
+
+
+@few
+@given(st.integers(1, 3000), st.floats(0, 1), st.floats(1, 300), st.sampled_from([0.05, 0.01, 1e-4]))
+@example(n=40, share=0.975, phi=18.0, alpha=0.05)
+def test_bounds_enclose_the_estimate_however_few_clumps_the_bad_ones_come_in(
+    n: int, share: float, phi: float, alpha: float
+) -> None:
+    """In units of clumps there may be less than one good request, which no share below 1.0 rules out."""
+    bad = round(share * n)
+    low, high = seq.lower_bound(n / phi, bad / phi, alpha), seq.upper_bound(n / phi, bad / phi, alpha)
+    assert 0 <= low <= bad / n + 1e-12
+    assert bad / n - 1e-12 <= high <= 1
 
 
 def test_the_upper_bound_holds_at_every_look_at_once() -> None:

@@ -121,5 +121,8 @@ def _log_beta(a: float, b: float) -> float:
 
 
 def _log_likelihood(n: float, bad: float, share: float) -> float:
+    """With a share that the counts rule out it is minus infinity; halving comes to 1.0 where few are good."""
     good = n - bad
+    if (share <= 0 and bad) or (share >= 1 and good):
+        return -math.inf
     return (bad * math.log(share) if bad else 0.0) + (good * math.log1p(-share) if good else 0.0)

@@ -41,7 +41,7 @@ def main() -> int:
                 if asked and scene.key not in asked:
                     continue
                 told.append(play(scene, number, sandbox, model, relay))
-                print(row(told[-1]), flush=True)
+                print(row(told[-1]), f"  {told[-1].reason}", sep="\n", flush=True)
             splits = [] if asked else [Split(percent, *seen) for percent, seen in shares_of(model).items()]
     if not asked:
         given.out.write_text(page(told, splits), encoding="utf-8")
