@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from threading import Thread, Timer
 from typing import Any
 
-from model_release.gates.bystanders import quantile_ms
 from model_release.identity import Release
 from model_release.traffic import connect
 from model_release.traffic.router import ArmCounters
@@ -53,14 +52,6 @@ class Live:
         fresh = path.with_suffix(".new")
         fresh.write_text(json.dumps({f"{self.model.name}/{version}": fault for version, fault in versions.items()}))
         fresh.replace(path)
-
-    def slow_down(self, factor: float) -> None:
-        """Let the canary take so many times as long as half of stable's requests do."""
-        stable = self.model.state.stable
-        assert stable is not None
-        counters = connect(self.model.environment).counters(self.model.name, "default")
-        usual_ms = quantile_ms(counters[stable.fleet].latency_buckets, 0.5) or 0.0
-        self.suffer({"delay_ms": (factor - 1) * usual_ms})
 
     def kill(self, *, every: bool) -> None:
         """End one or all of the canary's replicas; supervisord starts them again."""

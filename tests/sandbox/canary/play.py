@@ -120,6 +120,7 @@ def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay
     release = _deployed(model, version_of_scene(number))
     with ExitStack() as stack:
         live = Live(sandbox, model, release, relay, stack)
+        live.suffer(scene.as_usual, scene.as_usual)
         counted, fleet = live.counters(), live.fleet
         clients = [stack.enter_context(each) for each in clients_of(scene, model)]
         decided, began, ended, first_zero = _stages(scene, live)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import http.client
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,8 @@ class Scene:
     sticky: bool = False
     longest_s: float = 100.0
     """How long the stage is looked at."""
+    as_usual: Mapping[str, Any] = field(default_factory=dict)
+    """What both arms suffer from the beginning on."""
     alpha_advance: float = 0.05
     """How often a canary that is just not good enough is let go on by chance."""
 
@@ -49,7 +51,13 @@ def scenes() -> list[Scene]:
     return [
         Scene("a", "healthy, through 10, 50 and 100 %", None, good, stage=100, longest_s=150),
         Scene("b", "3 % of its answers are errors", lambda live: live.suffer({"error_share": 0.03}), bad),
-        Scene("c", "twice stable's latency", lambda live: live.slow_down(2), bad),
+        Scene(
+            "c",
+            "twice stable's latency of 20 ms",
+            lambda live: live.suffer(_takes(2), _takes(1)),
+            bad,
+            as_usual=_takes(1),
+        ),
         Scene("d1", "one of its two replicas is killed at 10 %", lambda live: live.kill(every=False), either),
         Scene("d2", "one of its two replicas is killed at 50 %", lambda live: live.kill(every=False), either, stage=50),
         Scene("d3", "all of its replicas are killed at 10 %", lambda live: live.kill(every=True), either),
@@ -89,6 +97,11 @@ def clients_of(scene: Scene, model: Model) -> list[Clients]:
     bodies = _users_bodies()[: -1 if scene.fault is _one_is_doomed else None]
     users = [USERS[place::count] for place in range(count)]
     return [Clients(model, bodies, users=own, rate_per_s=rate_per_s) for own in users]
+
+
+def _takes(times: int) -> dict[str, float]:
+    """A model of 20 ms: twice the 2 ms of the digits' own is less than the router's buckets tell apart."""
+    return {"delay_ms": 20.0 * times}
 
 
 def _metrics_down(live: Live) -> None:
