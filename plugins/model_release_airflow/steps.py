@@ -95,7 +95,7 @@ def told(
 
 def is_passing(error: ReleaseError, release: Release) -> bool:
     """Say whether the next look may succeed: an outside system was away, or another look of the same release came."""
-    return error.retryable or (isinstance(error, Superseded) and error.holder == release.holder)
+    return error.retryable or (isinstance(error, Superseded) and error.is_by(release.holder))
 
 
 def tell_people(model: str) -> None:

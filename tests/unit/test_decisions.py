@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import getpass
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,65 +18,18 @@ from model_release.errors import ClaimHeld, NotApproved, NothingToDecide, Supers
 from model_release.identity import Kind, Release
 from model_release.ledger.claim import take
 from model_release.ledger.events import Events
-from model_release.ledger.state import ClaimRecord, Decision, Placement, Running, State, StateFile
+from model_release.ledger.state import Decision, Running, StateFile
 from model_release.repository.store import ObjectStore
-from model_release.spec import Canary
-from model_release.steps import abort, approve, decide, orphan
+from model_release.steps import approve, decide, orphan
 from model_release.steps.approve import require_approval
-from model_release.steps.context import freeze_spec
 from model_release.steps.decide import APPROVAL, waiting_for
 from model_release.steps.held import by_person
 from tests.unit import toys
-from tests.unit.fake_s3 import FakeS3
 from tests.unit.meanwhile import acting_before
+from tests.unit.waiting import NEW_YEAR, RELEASE, VERSION, decided, environment, s3, waiting
 
-VERSION = 20260102000000
-NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
-RELEASE = Release("toy", VERSION, Kind.BUILD, "run-1", by="ada")
+__all__ = ["environment", "s3"]
 GATHERING = {"verdict": "inconclusive", "action": None, "reason": "gathering: 3 of 60 requests", "unproved": []}
-
-
-@pytest.fixture
-def s3() -> Iterator[S3]:
-    with FakeS3().served() as place:
-        yield place
-
-
-@pytest.fixture
-def environment(s3: S3, tmp_path: Path) -> Environment:
-    fleet = {"replicas": [{"name": "none", "http": "127.0.0.1:1", "grpc": "127.0.0.1:1", "metrics": "127.0.0.1:1"}]}
-    return Environment.model_validate(
-        {
-            "s3": s3,
-            "pairs": {"default": {"blue": fleet, "green": fleet, "bench": fleet}},
-            "router": {"directory": tmp_path, "admin": ["127.0.0.1:1"], "http": "127.0.0.1:1"},
-        }
-    )
-
-
-def waiting(store: ObjectStore, phase: str, *, held_for_s: float = 600, expired: bool = False, **running: Any) -> State:
-    """Write the ledger of a release that waits for a person."""
-    spec = toys.spec(canary=Canary(hold_s=600, approval="before_canary").model_dump())
-    now = store.now()
-    claim = ClaimRecord(
-        run_id="run-1", clear_number=0, kind=Kind.BUILD, version=VERSION, phase=phase,
-        expires_at=now + timedelta(seconds=-5000 if expired else 60), held_until=now + timedelta(seconds=held_for_s),
-    )  # fmt: skip
-    release = Running(
-        run_id="run-1", clear_number=0, version=VERSION, kind=Kind.BUILD, checkpoint="s3://c", fleet="green",
-        spec_digest=freeze_spec(store, spec, lambda: None), first_release=False, stages=[10, 100], started_at=now,
-        approval="before_canary", **running,
-    )  # fmt: skip
-    Events(store, "toy").append(1, "planned", now, {
-        "run": "run-1#0", "version": VERSION, "kind": "build", "by": "ada", "fleet": "green", "stages": [10, 100],
-    })  # fmt: skip
-    return StateFile(store, "toy").change(
-        lambda state: state.model_copy(update={"claim": claim, "release": release, "epoch": 4})
-    )
-
-
-def decided(store: ObjectStore) -> list[dict[str, Any]]:
-    return [event for event in Events(store, "toy").read() if event["what"] == "decided"]
 
 
 def test_a_yes_lets_an_approval_go_on_and_says_who_and_why(s3: S3, environment: Environment) -> None:
@@ -203,52 +155,6 @@ def test_who_asks_is_heard_even_if_it_dies_at_any_moment(
     assert {event["what"] for event in Events(store, "toy").read()} >= {"approval asked"}
 
 
-@pytest.mark.parametrize("phase", ["approve", "watch 10"])
-def test_nobody_stands_in_for_a_release_that_lives_or_has_gone_on(s3: S3, environment: Environment, phase: str) -> None:
-    store = ObjectStore(s3)
-    before = waiting(store, phase)
-    with pytest.raises(ClaimHeld):
-        approve.look(RELEASE, environment, stands_in=True)
-    assert StateFile(store, "toy").read() == before
-
-    waiting(store, phase, expired=True)
-    if phase == "approve":
-        assert not approve.look(RELEASE, environment, stands_in=True)["done"]
-    else:
-        with pytest.raises(ClaimHeld):
-            approve.look(RELEASE, environment, stands_in=True)
-
-
-@pytest.mark.parametrize("moves", ["claim", "canary"])
-def test_an_abort_preempts_nobody_who_came_since_it_looked(
-    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch, moves: str
-) -> None:
-    store = ObjectStore(s3)
-    waiting(store, "watch 10")
-    canary = Placement(fleet="green", version=VERSION, digest="d")
-    StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": canary}))
-    theirs = Release("toy", 1, Kind.RESTORE, "run-3")
-
-    def move() -> None:
-        if moves == "claim":
-            take(StateFile(store, "toy"), store, theirs, "plan", 60, begins=True)
-        else:
-            StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": None, "stable": canary}))
-
-    asked = Release("toy", VERSION, Kind.RESTORE, "abort-1", reason="bad", by="ada")
-    refused = Superseded if moves == "claim" else NothingToDecide
-    with acting_before(2, move, monkeypatch), pytest.raises(refused):
-        abort.run(asked, environment)
-
-    after = StateFile(store, "toy").read()
-    assert after.claim
-    assert after.claim.holder == (theirs.holder if moves == "claim" else "run-1#0")
-    assert after.superseded == (["run-1#0"] if moves == "claim" else [])
-    if moves == "canary":
-        with pytest.raises(NothingToDecide, match=f"version {VERSION} is no canary any more.*run the command again"):
-            abort.run(asked, environment)
-
-
 def test_a_release_that_is_asked_about_is_neither_taken_over_nor_ended(s3: S3, environment: Environment) -> None:
     """Nobody renews the claim while Airflow is down; the hold keeps it until its own end."""
     store = ObjectStore(s3)
@@ -263,29 +169,6 @@ def test_a_release_that_is_asked_about_is_neither_taken_over_nor_ended(s3: S3, e
     take(StateFile(store, "toy"), store, Release("toy", 1, Kind.RESTORE, "run-3"), "plan", 60, begins=True)
     with pytest.raises(Superseded):
         approve.look(RELEASE, environment)
-
-
-def test_the_guard_ends_no_canary_for_which_an_answer_came_in_this_moment(
-    s3: S3, environment: Environment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The person's clock says that the hold goes on, and the guard's that it is over."""
-    store, clock = ObjectStore(s3), ObjectStore.now
-    waiting(store, "watch 10", expired=True)
-    canary = Placement(fleet="green", version=VERSION, digest="d")
-    StateFile(store, "toy").change(lambda state: state.model_copy(update={"canary": canary}))
-
-    def answer() -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(ObjectStore, "now", clock)
-            decide.run("toy", environment, "extend", by="ada", reason="noon", seconds=9000)
-
-    monkeypatch.setattr(ObjectStore, "now", lambda store: clock(store) + timedelta(seconds=4000))
-    with acting_before(2, answer, monkeypatch), pytest.raises(Superseded):
-        orphan.return_orphan("toy", store, environment)
-    after = StateFile(store, "toy").read()
-    assert after.canary == canary
-    assert after.release
-    assert after.release.extended_s == {"10": 9000.0}
 
 
 def test_an_extension_moves_the_end_and_leaves_the_question_open(s3: S3, environment: Environment) -> None:

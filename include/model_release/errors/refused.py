@@ -30,6 +30,10 @@ class Superseded(Refused):
         )
         self.holder = holder
 
+    def is_by(self, holder: str) -> bool:
+        """Say whether another try of the same run came, as where the guard looks in the place of a silent release."""
+        return self.holder == holder
+
 
 class BenchLost(Refused):
     """Another model's benchmark has bench since: what was measured is not told from what both did together."""

@@ -11,7 +11,7 @@ import logging
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Self
+from typing import Any, Self
 
 from model_release.errors import ClaimHeld, ReleaseError, Superseded
 from model_release.identity import Kind, Mode, Release
@@ -27,7 +27,15 @@ log = logging.getLogger(__name__)
 
 
 class NothingLeft(Exception):
-    """What a step would do is done: raised by a `demand`, so that the claim stays with the step that came after it."""
+    """
+    What a step would do is done: raised by a `demand`, so that the claim stays with the step that came after it.
+
+    `result` is what the step came to.
+    """
+
+    def __init__(self, result: dict[str, Any]) -> None:
+        super().__init__("there is nothing left to do")
+        self.result = result
 
 
 class Claim:

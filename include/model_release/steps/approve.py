@@ -37,7 +37,7 @@ def run(release: Release, environment: Environment) -> dict[str, Any]:
             if look(release, environment)["done"]:
                 break
         except Superseded as error:
-            if error.holder != release.holder:
+            if not error.is_by(release.holder):
                 raise
             continue  # the guard looked in the place of this process while it was stopped
         time.sleep(max(0.0, asked["look_interval_s"] - (time.monotonic() - started)))
@@ -95,19 +95,17 @@ def look(release: Release, environment: Environment, *, stands_in: bool = False)
 
     Returns done, action (`rollback` when the canary was judged bad meanwhile, else None) and reason.
     """
-    said: list[str] = []
 
     def unsettled(state: State) -> None:
         running = state.release
         if running is not None and running.holder == release.holder and _is_settled(running):
-            said.append(_said(running))
-            raise NothingLeft
+            raise NothingLeft(_answered(running))
 
     try:
         with begin(release, environment, APPROVE, stands_in=stands_in, demand=unsettled) as step:
             return _look(step)
-    except NothingLeft:
-        return {"done": True, "action": None, "reason": said[-1]}
+    except NothingLeft as settled:
+        return settled.result
 
 
 def _look(step: Step) -> dict[str, Any]:
@@ -119,9 +117,13 @@ def _look(step: Step) -> dict[str, Any]:
         _take_silence_for_a_no(step, now)
     running, claim = step.running, step.claim.check().claim
     if _is_settled(running):
-        return {"done": True, "action": None, "reason": _said(running)}
+        return _answered(running)
     until = f", until {claim.held_until:%H:%M:%S} UTC" if claim and claim.held_until else ""
     return {"done": False, "action": None, "reason": f"no answer yet{until}"}
+
+
+def _answered(running: Running) -> dict[str, Any]:
+    return {"done": True, "action": None, "reason": _said(running)}
 
 
 def _is_settled(running: Running) -> bool:

@@ -175,8 +175,10 @@ def begin(
     """
     store = ObjectStore(environment.s3)
     file = StateFile(store, release.model)
-    how: dict[str, Any] = {"begins": begins, "ends": ends, "stands_in": stands_in, "demand": demand}
-    with take(file, store, release, phase, environment.lease_s, **how) as claim:
+    lease_s = environment.lease_s
+    with take(
+        file, store, release, phase, lease_s, begins=begins, ends=ends, stands_in=stands_in, demand=demand
+    ) as claim:
         step = Step(release, environment, store, claim)
         try:
             yield step

@@ -42,7 +42,7 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         try:
             result = look(release, environment, stage)
         except Superseded as error:
-            if error.holder != release.holder:
+            if not error.is_by(release.holder):
                 raise
             continue  # the guard looked in the place of this process while it was stopped
         if result["done"]:
@@ -69,19 +69,18 @@ def look(release: Release, environment: Environment, stage: int, *, stands_in: b
     held_until, while the stage waits for a person.
     Raises NoAdvanceVerdict when the stage was never shifted to.
     """
-    verdict: dict[str, Any] = {}
 
     def unjudged(state: State) -> None:
         running = state.release
         if running is not None and running.holder == release.holder and str(stage) in running.verdicts:
-            verdict.update(running.verdicts[str(stage)])
-            raise NothingLeft
+            told = {"held_until": None, "done": True, "look_interval_s": 0.0}
+            raise NothingLeft({**told, **running.verdicts[str(stage)]})
 
     try:
         with begin(release, environment, phase_of(stage), stands_in=stands_in, demand=unjudged) as step:
             return _look(step, stage)
-    except NothingLeft:
-        return {"held_until": None, "done": True, "look_interval_s": 0.0, **verdict}
+    except NothingLeft as judged:
+        return judged.result
 
 
 def _look(step: Step, stage: int) -> dict[str, Any]:
