@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -113,6 +115,34 @@ def test_a_much_slower_canary_goes_back_for_its_latency(stage: int) -> None:
     assert verdict.verdict == "rollback"
     assert verdict.reason.startswith("latency: ")
     assert gate(verdict, "errors")["verdict"] != "rollback"
+
+
+def failing_at_once(look: Look, share: float) -> Look:
+    """Both arms fail a share of the requests in less than 2 ms; a router times what stable failed alone."""
+    stable, canary = look.stable, look.canary
+    failed, own = round(stable.requests * share), round(canary.requests * share)
+    good, kept = 1 - failed / stable.requests, 1 - own / canary.requests
+    timed = {bound: failed + round(count * good) for bound, count in stable.latency_buckets.items()}
+    answered = {bound: round(count * kept) for bound, count in canary.latency_buckets.items()}
+    return replace(
+        look,
+        stable=replace(stable, errors=failed, latency_buckets=timed),
+        canary=replace(canary, errors=own, latency_buckets=answered),
+    )
+
+
+@pytest.mark.parametrize("stage", [10, 50])
+def test_fast_failures_of_both_arms_do_not_make_the_canary_seem_slow(stage: int) -> None:
+    gates = [LatencyGate(name="latency", kind="latency", margin=0.1)]
+    for seed in range(3):
+        judge = Judge(spec(gates=gates, max_bake_s=240), stage, first_release=False, bounds_ms=None)
+        looks = Traffic(seed, stage=stage).looks(until_s=200)
+        judge.replay([failing_at_once(look, 0.6 if look.t > 20 else 0.0) for look in looks])
+        assert judge.log_evidence < 0
+        slow = Judge(spec(gates=gates, max_bake_s=240), stage, first_release=False, bounds_ms=None)
+        looks = Traffic(seed, stage=stage, median_ms=80).looks(until_s=200)
+        slow.replay([failing_at_once(look, 0.6 if look.t > 20 else 0.0) for look in looks])
+        assert slow.log_evidence > math.log(100)
 
 
 def test_healthy_canaries_are_rarely_rolled_back() -> None:

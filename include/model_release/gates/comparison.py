@@ -53,17 +53,23 @@ class Comparison:
         self.key = self.key or self.words
 
     def take(
-        self, canary: Count, stable: Count, replicas: Sequence[Count] = (), strata: Sequence[tuple[Count, Count]] = ()
+        self,
+        canary: Count,
+        stable: Count,
+        replicas: Sequence[Count] = (),
+        strata: Sequence[tuple[Count, Count]] = (),
+        suspected: Sequence[tuple[Count, Count]] = (),
     ) -> None:
         """
         Add one look; its own bad events come into the dispersion last.
 
-        `strata` are the arms part by part, where parts of a look are compared by themselves.
+        `strata` are the arms part by part, where parts of a look are compared by themselves. `suspected` are counts
+        that are more careful to hold anything against the canary: evidence is of them, where there are any.
         """
         compared = strata or ((canary, stable),)
         if not self._laid_out and self.limit is None and canary[0] and stable[0]:
             self._lay_out(canary[0], stable[0])
-        ratios = self._ratios(compared, canary[1], canary[1] + stable[1])
+        ratios = self._ratios(suspected or compared, canary[1], canary[1] + stable[1])
         self.wealth.take(ratios, self.most)
         if self.proves:
             for own, other in compared:

@@ -173,7 +173,11 @@ class SlowGate(Gate):
             canary = partial(latency.slower, bound_ms=allowed.canary_ms)
             stable = partial(latency.slower, bound_ms=allowed.stable_ms)
             strata = [(canary(stratum.canary), stable(stratum.stable)) for stratum in look.strata]
-            comparison.take(canary(look.canary), stable(look.stable), replicas, strata)
+            suspected = [
+                (canary(stratum.canary), latency.at_worst(stratum.stable, allowed.stable_ms))
+                for stratum in look.compared
+            ]
+            comparison.take(canary(look.canary), stable(look.stable), replicas, strata, suspected)
         self._note_peak()
 
     def observe(self, look: Look) -> None:

@@ -70,6 +70,17 @@ def slower(arm: Arm, bound_ms: float) -> tuple[int, int]:
     return (0, 0) if bound is None else (arm.timed, arm.timed - arm.latency_buckets[bound])
 
 
+def at_worst(stable: Arm, bound_ms: float) -> tuple[int, int]:
+    """
+    Return stable's answered requests, and those slower than a bound if none of the slow ones failed.
+
+    A router times what stable failed too, and of the canary's only what it answered itself: fast failures of both would
+    make stable seem the faster.
+    """
+    timed, slow = slower(stable, bound_ms)
+    return max(slow, timed - stable.errors), slow
+
+
 def known_bounds(arm: Arm) -> list[float]:
     """Return the bucket bounds (ms) of a look, rising."""
     return sorted(_finite(arm.latency_buckets))

@@ -93,7 +93,7 @@ def _cluster(
     """Return a cluster of a fleet's replicas; a `timed` one gives up a request after the route's `try_timeout_s`."""
     name = cluster_name(route.model, fleet, protocol, kind)
     hosts = [_host(replica, protocol) for replica in pair.fleet(fleet).replicas]
-    said = {} if not kind else {"metadata": {"filter_metadata": {RECORD: _whose(route, fleet)}}}
+    said = {} if not kind else {"metadata": {"filter_metadata": _about_replicas(route, fleet, kind)}}
     endpoints = [{"endpoint": {"address": socket_address(host, port)}, **said} for host, port in hosts]
     limit = route.try_timeout_s if timed else None
     limited: Json = {"common_http_protocol_options": {"max_stream_duration": f"{limit:g}s"}} if limit else {}
@@ -134,9 +134,14 @@ def _or_stable(route: Route, canary: str, stable: str, protocol: str) -> Json:
     }
 
 
-def _whose(route: Route, fleet: str) -> Json:
-    """Return what the route says on the answers of a fleet's replicas."""
-    return {ARM_HEADER: str(route.arm(fleet)), VERSION_HEADER: str(route.versions[fleet])}
+def _about_replicas(route: Route, fleet: str, kind: str) -> Json:
+    """
+    Return what is said of a fleet's replicas: to the route, for their answers, and of the canary's to Envoy.
+
+    Envoy times the answers of a host that it knows as a canary by themselves too (`canary.upstream_rq_time`).
+    """
+    said = {RECORD: {ARM_HEADER: str(route.arm(fleet)), VERSION_HEADER: str(route.versions[fleet])}}
+    return {**said, "envoy.lb": {"canary": True}} if kind == TRIED else said
 
 
 def _version(protocol: str) -> Json:

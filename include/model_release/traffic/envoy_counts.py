@@ -26,13 +26,14 @@ from model_release.traffic.router import ArmCounters
 
 COUNTED = (
     r"upstream_rq_(completed|404|5xx|total|retry|retry_success|tx_reset|time|max_duration_reached)"
-    r"|upstream_cx_destroy_local_with_active_rq|retry\.upstream_rq_(2xx|completed)|grpc\.\d+"
+    r"|canary\.upstream_rq_time|upstream_cx_destroy_local_with_active_rq|retry\.upstream_rq_(2xx|completed)|grpc\.\d+"
 )
 """A regular expression of the statistics that are read here."""
 
 INFINITE = "+Inf"
 
 _BUCKET = "upstream_rq_time_bucket:"
+_BUCKET_OF_CANARY = f"canary_{_BUCKET}"
 
 Metrics = Mapping[str, int]
 """Statistics of one cluster: name without prefix, and a status or a bucket's bound after a colon."""
@@ -44,7 +45,7 @@ class _Counts:
     errors: int = 0
     buckets: Counter[str] = field(default_factory=Counter)
 
-    def add(self, requests: int, errors: int, timed: Metrics, given_up: int) -> None:
+    def add(self, requests: int, errors: int, timed: Metrics, given_up: int, bucket: str = _BUCKET) -> None:
         """
         Add a cluster's.
 
@@ -53,8 +54,8 @@ class _Counts:
         self.requests += requests
         self.errors += min(errors, requests)
         for name, count in timed.items():
-            if name.startswith(_BUCKET):
-                self.buckets[name.removeprefix(_BUCKET)] += count
+            if name.startswith(bucket):
+                self.buckets[name.removeprefix(bucket)] += count
         self.buckets[INFINITE] += given_up
 
     @property
@@ -108,6 +109,9 @@ def _add_share(arm: _Counts, share: Metrics, tried: Metrics, instead: Metrics, p
     A retry that succeeds shows the latter. So does a request that went to stable without a try, as Envoy does while it
     knows no address of the canary at all. A retry that does not succeed is bad in the end, or what is the client's own
     fault: both arms say NOT_FOUND.
+
+    Only what the canary answered itself is timed: where stable answers, its time has a failed try of the canary in it,
+    and a model that fails some requests on both arms would seem slower as the canary.
     """
     answered, bad = _answered(share, protocol)
     untried = max(0, instead.get("upstream_rq_total", 0) - share.get("upstream_rq_retry", 0))
@@ -116,7 +120,8 @@ def _add_share(arm: _Counts, share: Metrics, tried: Metrics, instead: Metrics, p
     own = tried.get("upstream_rq_max_duration_reached", 0)
     if protocol == "http":
         own += share.get("retry_upstream_rq_completed", 0)
-    arm.add(answered, bad + share.get("upstream_rq_retry_success", 0) + untried, share, max(0, abandoned - own))
+    failed = bad + share.get("upstream_rq_retry_success", 0) + untried
+    arm.add(answered, failed, share, max(0, abandoned - own), _BUCKET_OF_CANARY)
 
 
 def _add_mirrored(mirrored: _Counts, own: Metrics) -> None:

@@ -134,9 +134,9 @@ class ArmCounters:
     What a router counted for one fleet of one model since it started.
 
     `latency_buckets` maps an upper bound in ms, as text, to the requests below it, and "+Inf" to all; a request that
-    got no answer is in "+Inf" only. `generation` names the router processes: counters of two generations do not
-    compare. `mirrored_*` are of the requests that the fleet was sent a second time: no client saw their answers, and
-    they are in none of the others.
+    got no answer is in "+Inf" only, and one that stable answered in the canary's place is in none. `generation` names
+    the router processes: counters of two generations do not compare. `mirrored_*` are of the requests that the fleet
+    was sent a second time: no client saw their answers, and they are in none of the others.
     """
 
     requests: int
