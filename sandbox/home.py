@@ -47,7 +47,7 @@ class Home:
     @property
     def user_log(self) -> Path:
         """Return the file in which Envoy writes whose requests failed."""
-        return self.envoy / "failed-users.log"
+        return self.envoy / "affected-users.log"
 
     @property
     def envoy_bootstrap(self) -> Path:

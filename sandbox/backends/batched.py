@@ -4,8 +4,9 @@ What the Python-based backends of the sandbox share: Triton's batch is run as on
 A copy lies beside each backend's model.py, which is all that Triton's Python stub finds.
 
 A version can be made to suffer: the file that SANDBOX_FAULTS names maps `model/version` to {error_share, fails_above,
-wrong_share, delay_ms, hang}, and is looked at before each batch. `fails_above` fails each request with a greater number
-in its first input. Without that file nothing is different.
+wrong_share, delay_ms, slow_above, hang}, and is looked at before each batch. `fails_above` fails each request with a
+greater number in its first input, `slow_above` has only such ones suffer `delay_ms`. Without that file nothing is
+different.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ class BatchedModel:
         while fault.get("hang"):
             time.sleep(0.05)
             fault = _fault(self._name)
-        time.sleep(fault.get("delay_ms", 0) / 1000)
+        time.sleep(self._delay_s(requests, fault))
         try:
             responses = self._answer(requests, fault.get("wrong_share", 0))
             struck = [self._is_struck(request, fault) for request in requests]
@@ -60,11 +61,19 @@ class BatchedModel:
             # Each response needs an error of its own: a shared one is freed twice in shared memory, and ends Triton.
             return [self._failed(error) for _ in requests]
 
+    def _delay_s(self, requests: list[Any], fault: dict[str, Any]) -> float:
+        above = fault.get("slow_above")
+        strikes = above is None or any(self._is_above(request, above) for request in requests)
+        return fault.get("delay_ms", 0) / 1000 if strikes else 0.0
+
     def _is_struck(self, request: Any, fault: dict[str, Any]) -> bool:
         above = fault.get("fails_above")
-        if above is not None and self._array(request, self.inputs[0]["name"]).max() > above:
+        if above is not None and self._is_above(request, above):
             return True
         return random.random() < fault.get("error_share", 0)
+
+    def _is_above(self, request: Any, number: float) -> bool:
+        return bool(self._array(request, self.inputs[0]["name"]).max() > number)
 
     def _failed(self, why: object) -> Any:
         return pb_utils.InferenceResponse(error=pb_utils.TritonError(f"{self.called} error: {why}"))

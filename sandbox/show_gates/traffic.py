@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_release.spec import Canary
-from model_release.traffic.router import FAILURE_LEVELS
+from model_release.traffic.router import USER_LEVELS
 
 Counts = npt.NDArray[np.int64]
 LOOK_S = Canary().look_interval_s
@@ -51,7 +51,7 @@ class Traffic:
     before_n: Counts
     before_bad: Counts
     failed_users: tuple[Counts, Counts] | None = None
-    """Where users keep to their arm: who come to each of FAILURE_LEVELS, (levels, runs, looks), by arm."""
+    """Where users keep to their arm: who come to each of USER_LEVELS, (levels, runs, looks), by arm."""
 
     def coarse(self) -> Traffic:
         """Return the same traffic in the looks of the other rules."""
@@ -139,12 +139,12 @@ def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell, own: float = N
     found = []
     for n, weight, share in ((given.n, cell.weight, own), (given.stable_n, 1 - cell.weight, NORMAL)):
         everybody = cell.rps * USER_ASKS_EVERY_S * weight
-        bad, failed = np.zeros_like(n), np.zeros((len(FAILURE_LEVELS), *n.shape), n.dtype)
+        bad, failed = np.zeros_like(n), np.zeros((len(USER_LEVELS), *n.shape), n.dtype)
         for run, doomed in enumerate(rng.poisson(everybody * share, len(n))):
             asks = rng.poisson(LOOK_S / USER_ASKS_EVERY_S, (doomed, LOOKS))
             bad[run] = asks.sum(0)
             times = np.cumsum(asks > 0, axis=1)
-            for place, level in enumerate(FAILURE_LEVELS):
+            for place, level in enumerate(USER_LEVELS):
                 failed[place, run] = ((times == level) & (asks > 0)).sum(0)
         found.append((np.maximum(n, bad), bad, failed))
     (n, bad, failed), (stable_n, stable_bad, stable_failed) = found

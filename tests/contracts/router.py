@@ -81,15 +81,20 @@ class RouterContract:
     def test_it_says_what_it_can_do_in_words_that_a_refusal_names(self, router: Router) -> None:
         assert router.capabilities <= {ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR, USERS}
 
-    def test_it_tells_whose_requests_failed_where_it_says_so(self, router: Router) -> None:
-        router.set(route("digits_classifier", sticky_header="x-user"))
-        found = router.failed_users("digits_classifier", NEW, 10, {})
+    def test_it_tells_of_affected_users_where_it_says_so(self, router: Router) -> None:
+        router.set(route("digits_classifier", sticky_header="x-user", slow_ms=54.0))
+        found = router.affected_users("digits_classifier", NEW, 10, {})
         assert (found is not None) == (USERS in router.capabilities)
-        assert found is None or sum(found.canary + found.stable) == 0
+        assert found is None or sum(map(sum, [*found.failed, *found.slow])) == 0
 
     def test_a_route_with_all_that_a_router_may_do_is_read_back_and_confirmed(self, router: Router) -> None:
         asked = route(
-            "digits_classifier", canary_percent=0, sticky_header="x-user", try_timeout_s=1.5, mirrored={"green": 25}
+            "digits_classifier",
+            canary_percent=0,
+            sticky_header="x-user",
+            try_timeout_s=1.5,
+            mirrored={"green": 25},
+            slow_ms=54.0,
         )
         router.set(asked)
         router.confirm(asked, timeout_s=CONFIRMED_WITHIN_S)

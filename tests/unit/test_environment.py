@@ -37,7 +37,7 @@ def test_the_key_is_not_shown() -> None:
     assert "sesame" not in repr(environment) + environment.model_dump_json()
 
 
-def test_several_envoys_name_where_each_ones_log_of_failed_users_is_seen() -> None:
+def test_several_envoys_name_where_each_ones_log_of_affected_users_is_seen() -> None:
     router = {**LEAST["router"], "user_log": {"path": "/logs/users"}}
     assert [str(file) for file in read(router=router).router.user_log.files] == ["/logs/users"]
     several = {**router, "admin": ["127.0.0.1:9", "127.0.0.1:10"]}

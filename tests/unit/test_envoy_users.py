@@ -1,4 +1,4 @@
-"""The log of failed users: which lines count, who counts once, and where the next reading goes on."""
+"""The log of affected users: which lines count, who counts once, and where the next reading goes on."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_release.errors import RouterUnavailable
-from model_release.traffic.envoy_users import failed_users
-from model_release.traffic.router import FAILURE_LEVELS, FailedUsers
+from model_release.traffic.envoy_users import affected_users
+from model_release.traffic.router import USER_LEVELS, AffectedUsers
 
 
 def line(user: str, arm: str = "canary", *, release: str = "digits 7", percent: int = 10, **said: Any) -> str:
-    whole = {"t": 1000, "status": 500, "grpc": "-", "tries": 1, "answered": "stable", **said}
-    about = " ".join(str(whole[name]) for name in ("t", "status", "grpc", "tries", "answered"))
-    return f"{about} {release} {percent} {arm} {user}\n"
+    about = {"t": 1000, "status": 500, "grpc": "-", "tries": 1, "answered": "stable", "us": 900, "limit": "-", **said}
+    before = " ".join(map(str, about.values()))
+    return f"{before} {release} {percent} {arm} {user}\n"
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    made = tmp_path / "failed-users.log"
+    made = tmp_path / "affected-users.log"
     made.write_text(line("somebody of before"))
     return made
 
 
-def read(path: Path, since: FailedUsers | None = None, percent: int = 10) -> FailedUsers:
-    return failed_users([path], "digits", 7, percent, since.upto if since else {})
+def read(path: Path, since: AffectedUsers | None = None, percent: int = 10) -> AffectedUsers:
+    return affected_users([path], "digits", 7, percent, since.upto if since else {})
 
 
 def write(path: Path, *lines: str) -> None:
@@ -38,9 +38,9 @@ def write(path: Path, *lines: str) -> None:
         log.write("".join(lines))
 
 
-def counts(found: FailedUsers) -> tuple[int, int]:
+def counts(found: AffectedUsers) -> tuple[int, int]:
     """Who failed for the first time."""
-    return found.canary[0], found.stable[0]
+    return found.failed.canary[0], found.failed.stable[0]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +65,55 @@ def test_what_is_a_failure_of_an_arm(path: Path, arm: str, said: dict[str, Any],
     assert sum(counts(read(path, began))) == fails
 
 
+@pytest.mark.parametrize(
+    ("arm", "said", "slow"),
+    [
+        ("stable", {"us": 54_001}, True),
+        ("stable", {"us": 54_000}, False),
+        ("stable", {"us": "-", "status": 0}, True),  # its client gave it up
+        ("stable", {"us": 54_001, "limit": "-"}, False),
+        ("stable", {"us": 54_001, "status": 400}, True),
+        ("stable", {"us": 54_001, "status": 500}, True),
+        ("stable", {"us": 54_001, "grpc": 5}, False),
+        ("canary", {"us": 54_001}, True),
+        ("canary", {"us": 54_001, "grpc": 0}, True),
+        ("canary", {"us": 54_001, "answered": "stable", "tries": 2}, False),
+        ("canary", {"us": 54_001, "status": 500}, False),
+        ("canary", {"us": "-", "status": 0, "answered": "-"}, True),
+    ],
+)
+def test_what_is_a_slow_answer_of_an_arm(path: Path, arm: str, said: dict[str, Any], slow: bool) -> None:
+    began = read(path)
+    write(path, line("ann", arm, **{"status": 200, "answered": arm, "limit": "0.054000s", **said}))
+    found = read(path, began)
+    assert found.slow.canary[0] + found.slow.stable[0] == slow
+    assert getattr(found.slow, arm)[0] == slow
+
+
+def slow_line(user: str, arm: str = "canary", **said: Any) -> str:
+    return line(user, arm, **{"status": 200, "answered": arm, "us": 9000, "limit": "0.006000s", **said})
+
+
+def test_slow_answers_count_by_user_and_span_beside_failures(path: Path) -> None:
+    began = read(path)
+    write(path, *(slow_line("ann", t=1000 + second) for second in range(10)), line("ann", t=1003))
+    write(path, slow_line("bob", "stable"), slow_line("bob", "stable"))
+    found = read(path, began)
+    assert found.slow == ((1, 1, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0))
+    assert (counts(found), found.told) == ((1, 0), 13)
+
+
+def test_slow_answers_of_a_stages_warm_up_do_not_count_and_those_of_earlier_stages_do(path: Path) -> None:
+    began = read(path)
+    write(path, slow_line("ann", t=1004), slow_line("bob", t=1011), line("cid", t=1004))
+    first = affected_users([path], "digits", 7, 10, began.upto, 1010)
+    assert (first.slow.canary[0], first.failed.canary[0]) == (1, 1)
+    later = [slow_line(user, percent=50, t=2015) for user in ("ann", "bob", "dan")]
+    write(path, slow_line("eve", percent=50, t=2005), *later)
+    second = affected_users([path], "digits", 7, 50, first.upto, 2010)
+    assert second.slow.canary == (1, 0, 0, 0, 0, 0)  # dan, whom the canary has not kept waiting before
+
+
 def test_a_user_counts_once_a_release_against_the_canary_and_once_a_weight_for_it(path: Path) -> None:
     began = read(path)
     write(path, line("ann"), line("ann"), line("bob", "stable"), line("bob", "stable"), line("cid"))
@@ -82,9 +131,9 @@ def test_a_user_comes_to_a_level_by_spans_of_two_seconds_and_not_by_requests(pat
     began = read(path)
     write(path, *(line("ann", t=1000 + second) for second in range(10) for _ in range(5)))
     found = read(path, began)
-    assert dict(zip(FAILURE_LEVELS, found.canary, strict=True)) == {1: 1, 2: 1, 4: 1, 8: 0, 16: 0, 32: 0}
+    assert dict(zip(USER_LEVELS, found.failed.canary, strict=True)) == {1: 1, 2: 1, 4: 1, 8: 0, 16: 0, 32: 0}
     write(path, line("ann", t=1001), *(line("ann", t=1010 + 2 * span) for span in range(3)))
-    assert read(path, found).canary == (0, 0, 0, 1, 0, 0)
+    assert read(path, found).failed.canary == (0, 0, 0, 1, 0, 0)
 
 
 def test_levels_are_counted_anew_at_each_weight_but_those_that_the_canary_brought_a_user_to_before(path: Path) -> None:
@@ -92,12 +141,12 @@ def test_levels_are_counted_anew_at_each_weight_but_those_that_the_canary_brough
     for arm in ("canary", "stable"):
         write(path, *(line(f"{arm}'s", arm, t=1000 + 2 * span) for span in range(3)))
     first = read(path, began)
-    assert first.canary == first.stable == (1, 1, 0, 0, 0, 0)
+    assert first.failed.canary == first.failed.stable == (1, 1, 0, 0, 0, 0)
     for arm in ("canary", "stable"):
         write(path, *(line(f"{arm}'s", arm, percent=50, t=2000 + 2 * span) for span in range(4)))
     second = read(path, first, percent=50)
-    assert second.canary == (0, 0, 1, 0, 0, 0)
-    assert second.stable == (1, 1, 1, 0, 0, 0)
+    assert second.failed.canary == (0, 0, 1, 0, 0, 0)
+    assert second.failed.stable == (1, 1, 1, 0, 0, 0)
 
 
 def test_a_release_begins_with_its_first_reading_so_another_try_of_a_version_is_judged_anew(path: Path) -> None:
@@ -181,7 +230,7 @@ def test_whatever_is_written_and_rotated_between_readings_each_user_is_told_once
             path.touch()
         elif doing == "read":
             last = read(path, last)
-            told += last.canary[0]
+            told += last.failed.canary[0]
             assert told == len(written)
 
 
@@ -207,25 +256,25 @@ def test_the_logs_of_several_envoys_tell_of_the_same_users(tmp_path: Path) -> No
     one, two = tmp_path / "one.log", tmp_path / "two.log"
     one.touch()
     two.touch()
-    began = failed_users([one, two], "digits", 7, 10, {})
+    began = affected_users([one, two], "digits", 7, 10, {})
     write(one, line("ann"))
     write(two, line("ann"), line("bob", "stable"))
-    found = failed_users([one, two], "digits", 7, 10, began.upto)
+    found = affected_users([one, two], "digits", 7, 10, began.upto)
     assert counts(found) == (1, 1)
     write(one, line("bob", "stable"))
-    assert counts(failed_users([one, two], "digits", 7, 10, found.upto)) == (0, 0)
+    assert counts(affected_users([one, two], "digits", 7, 10, found.upto)) == (0, 0)
 
 
 def test_a_line_that_is_none_is_left_out(path: Path) -> None:
     began = read(path)
-    write(path, line("ann"), " digits 7 \n", "1 500 - 1 stable digits 7 \n", line("bob").replace(" 10 ", " ten "))
-    write(path, line("bob", "elsewhere"), line("bob", status="-"))
+    write(path, line("ann"), " digits 7 \n", "1 500 - 1 stable 900 - digits 7 \n", line("bob").replace(" 10 ", " ten "))
+    write(path, line("bob", "elsewhere"), line("bob", status="-"), slow_line("bob", limit="soon"))
     assert counts(read(path, began)) == (1, 0)
 
 
 def test_a_log_that_is_not_there_or_cannot_be_read_is_an_outage(path: Path) -> None:
     path.unlink()
-    with pytest.raises(RouterUnavailable, match="no log of failed users, which Envoy begins"):
+    with pytest.raises(RouterUnavailable, match="no log of affected users, which Envoy begins"):
         read(path)
     path.mkdir()
     with pytest.raises(RouterUnavailable, match="cannot be read"):

@@ -14,11 +14,13 @@ from scipy import stats
 
 from model_release.errors import LookUnusable
 from model_release.gates.judge import Judge, Verdict
+from model_release.gates.kinds import ErrorGate
 from model_release.gates.looks import Arm, Look
+from model_release.gates.slow import SlowGate
 from model_release.gates.stream import judged
-from model_release.gates.users import FailingUsers
-from model_release.spec import Canary
-from model_release.traffic.router import FAILURE_LEVELS
+from model_release.gates.users import UserEvidence
+from model_release.spec import Canary, LatencyGate
+from model_release.traffic.router import USER_LEVELS
 
 ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
 LOOKS_A_STAGE, LOOK_S = 40, 2.5
@@ -56,7 +58,7 @@ class Played:
                         Arm(
                             int(asks[arm].sum()),
                             int(asks[arm & bad].sum()),
-                            failed_users=tuple(int((told & arm & (times == level)).sum()) for level in FAILURE_LEVELS),
+                            failed_users=tuple(int((told & arm & (times == level)).sum()) for level in USER_LEVELS),
                         )
                         for arm in (own, ~own)
                     ),
@@ -267,23 +269,36 @@ def test_users_are_told_of_with_or_without_those_who_asked() -> None:
             Arm.from_dict({**arm, **wrong})
 
 
+def held_against(*looks: Look) -> float:
+    """The evidence of users alone."""
+    gate = ErrorGate(canary().gates[0], 0.01, one_armed=False)
+    evidence = UserEvidence(1.5)
+    for each in looks:
+        told = gate.told_of_users(each)
+        assert told is not None
+        evidence.take(*told)
+    return evidence.log_evidence
+
+
 def test_users_are_held_against_the_weight_and_not_against_how_busy_the_arms_are() -> None:
     """A busy user on the canary makes its share of the requests great, not its share of the users."""
-    quiet, busy = FailingUsers(1.5), FailingUsers(1.5)
-    for k in range(1, 6):
-        quiet.take(Look(k, 10, Arm(100, failed_users=(1,)), Arm(900, failed_users=(1,))))
-        busy.take(Look(k, 10, Arm(500, failed_users=(1,)), Arm(500, failed_users=(1,))))
-    assert quiet.log_evidence == busy.log_evidence > 0
+    looks = range(1, 6)
+    quiet = [Look(k, 10, Arm(100, failed_users=(1,)), Arm(900, failed_users=(1,))) for k in looks]
+    busy = [Look(k, 10, Arm(500, failed_users=(1,)), Arm(500, failed_users=(1,))) for k in looks]
+    assert held_against(*quiet) == held_against(*busy) > 0
 
 
 def test_users_who_asked_are_taken_where_they_are_known() -> None:
-    told, weighed = FailingUsers(1.5), FailingUsers(1.5)
-    told.take(Look(1, 10, Arm(100, users=50, failed_users=(2,)), Arm(900, users=50, failed_users=(2,))))
-    weighed.take(Look(1, 50, Arm(100, failed_users=(2,)), Arm(900, failed_users=(2,))))
-    assert told.log_evidence == weighed.log_evidence
+    told = Look(1, 10, Arm(100, users=50, failed_users=(2,)), Arm(900, users=50, failed_users=(2,)))
+    weighed = Look(1, 50, Arm(100, failed_users=(2,)), Arm(900, failed_users=(2,)))
+    assert held_against(told) == held_against(weighed)
 
 
 @pytest.mark.parametrize("stage", [0, 100])
-def test_at_weights_that_share_no_users_failed_ones_are_not_taken(stage: int) -> None:
-    assert not FailingUsers.are_told(look(1, stage))
-    assert FailingUsers.are_told(look(1, 10))
+def test_at_weights_that_share_no_users_affected_ones_are_not_taken(stage: int) -> None:
+    affected = {"failed_users": (1,), "slow_users": (1,)}
+    slow = LatencyGate(name="latency", kind="latency")
+    errors = ErrorGate(canary().gates[0], 0.01, one_armed=False)
+    for gate in (errors, SlowGate(slow, 0.01, one_armed=False, bounds_ms=None)):
+        assert gate.told_of_users(Look(1, stage, Arm(10, **affected), Arm(90, **affected))) is None
+        assert gate.told_of_users(Look(1, 10, Arm(10, **affected), Arm(90, **affected))) is not None

@@ -112,6 +112,7 @@ def test_a_line_may_say_more_than_is_asked_for() -> None:
         {"paired": {"right": {"plus": 1, "zero": 2, "minus": -1}}},
         {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "proportions": {"a": {"good": 2, "total": 1}}}},
         {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "users": 1, "failed_users": 2}},
+        {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "slow_users": [1, -1]}},
         {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "users": 1}},
         {"canary": {"requests": 10, "errors": 11, "latency_buckets": {}}},
         {"canary": {"requests": 10, "errors": -1, "latency_buckets": {}}},

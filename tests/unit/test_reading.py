@@ -15,7 +15,7 @@ from model_release.ledger.looks import StageLooks
 from model_release.spec import DisagreementGate
 from model_release.steps.answers import _same, asked_so_far
 from model_release.steps.reading import _by_user, replicas_of, summed
-from model_release.traffic.router import ArmCounters, FailedUsers
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm
 
 HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
 
@@ -94,16 +94,20 @@ def test_answers_are_the_same_by_class_or_value_by_value_and_nan_is_like_nothing
 
 # --- whose requests failed ------------------------------------------------------------------------
 
-TOLD = FailedUsers((3, 1), (1, 0), {"log": [1, 9]}, told=5)
-SILENT = FailedUsers((0, 0), (0, 0), {"log": [1, 9]}, told=0)
+TOLD = AffectedUsers(ByArm((3, 1), (1, 0)), ByArm((4, 2), (5, 0)), {"log": [1, 9]}, told=5)
+SILENT = AffectedUsers(ByArm((0, 0), (0, 0)), ByArm((0, 0), (0, 0)), {"log": [1, 9]}, told=0)
 
 
 def sticky(
-    found: FailedUsers | RouterUnavailable = TOLD, *, header: str | None = "x-user", judged_alone: bool = False
+    found: AffectedUsers | RouterUnavailable = TOLD,
+    *,
+    header: str | None = "x-user",
+    judged_alone: bool = False,
+    slow_ms: float | None = None,
 ) -> Any:
     asked: list[tuple[Any, ...]] = []
 
-    def failed(*about: Any) -> FailedUsers:
+    def failed(*about: Any) -> AffectedUsers:
         asked.append(about)
         if isinstance(found, RouterUnavailable):
             raise found
@@ -111,10 +115,10 @@ def sticky(
 
     return SimpleNamespace(
         model="digits",
-        spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header)),
-        running=SimpleNamespace(judged_alone=judged_alone),
+        spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header, warmup_s=30)),
+        running=SimpleNamespace(judged_alone=judged_alone, slow_ms=slow_ms),
         claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=SimpleNamespace(version=7))),
-        router=SimpleNamespace(failed_users=failed),
+        router=SimpleNamespace(affected_users=failed),
         asked=asked,
     )
 
@@ -132,7 +136,7 @@ def stage_of(errors: int = 0, *, looks: int = 0, heard_t: float | None = None, s
 def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_since_the_look_before() -> None:
     step = sticky()
     look, kept, why = _by_user(step, stage_of(stage=50), Look(1.0, 50, Arm(10, 4), Arm(20, 2)))
-    assert step.asked == [("digits", 7, 50, {"log": [1, 1]})]
+    assert step.asked == [("digits", 7, 50, {"log": [1, 1]}, datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC).timestamp())]
     assert (look.canary, look.stable) == (Arm(10, 4, failed_users=(3, 1)), Arm(20, 2, failed_users=(1, 0)))
     assert (kept, why) == ({"users": {"log": [1, 9]}, "users_heard_t": 1.0}, [])
 
@@ -148,12 +152,30 @@ def test_users_are_no_unit_where_the_weights_do_not_share_them(step: Any, stage:
     assert step.asked == []
 
 
+def test_slow_users_are_told_where_the_release_knows_what_is_slow() -> None:
+    look, _, _ = _by_user(sticky(slow_ms=54.0), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
+    assert (look.canary.slow_users, look.stable.slow_users) == ((4, 2), (5, 0))
+    look, _, _ = _by_user(sticky(), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
+    assert (look.canary.slow_users, look.stable.slow_users) == (None, None)
+
+
+@pytest.mark.parametrize(("slow_ms", "waits"), [(None, True), (8.0, True), (6.0, False), (5.0, False)])
+def test_a_log_that_tells_of_no_slow_answers_is_not_waited_for_either(slow_ms: float | None, waits: bool) -> None:
+    """Twelve requests of the looks so far took longer than 6 ms, three of them longer than 8."""
+    stage = stage_of(looks=3)
+    for look in stage.looks:
+        look["canary"]["latency_buckets"] = {"4": 0, "6": 1, "8": 4, "+Inf": 5}
+    found, _, why = _by_user(sticky(SILENT, slow_ms=slow_ms), stage, Look(60.0, 10, Arm(10), Arm(20)))
+    assert (found.canary.failed_users is not None) == waits
+    assert bool(why) != waits
+
+
 def test_a_look_that_says_nothing_leaves_its_failed_users_to_the_next() -> None:
     look = Look(1.0, 10, note="the router's counters started again")
     assert _by_user(sticky(), stage_of(), look) == (look, {}, [])
 
 
-DOWN = RouterUnavailable("/failed-users.log", "it cannot be read")
+DOWN = RouterUnavailable("/affected-users.log", "it cannot be read")
 
 
 @pytest.mark.parametrize("found", [SILENT, DOWN], ids=["silent", "unreadable"])
@@ -175,7 +197,7 @@ def test_a_log_that_tells_nothing_is_waited_for_until_it_should_have_told_of_fai
     assert look.canary.failed_users is None or sum(look.canary.failed_users) == 0
     assert kept.get("users_heard_t") == (stage.users_heard_t if waits else None)
     if not waits:
-        assert why[0].startswith("users: errors are judged by request: the router counted ")
+        assert why[0].startswith("users: the canary is judged by request: the router counted ")
     elif isinstance(found, RouterUnavailable):
         assert "source_down" in why[0]
         assert kept["users"] == {"log": [1, 1]}

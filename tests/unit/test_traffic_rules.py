@@ -121,15 +121,15 @@ def test_a_spec_that_needs_what_the_router_lacks_is_refused_by_name() -> None:
         (None, [10, 100], False, False),
     ],
 )
-def test_a_log_of_failed_users_that_cannot_be_read_is_told_before_a_canary_that_needs_it(
+def test_a_log_of_affected_users_that_cannot_be_read_is_told_before_a_canary_that_needs_it(
     header: str | None, stages: list[int], alone: bool, refused: bool
 ) -> None:
     class Unreadable(MemoryRouter):
-        def failed_users(self, *_: Any) -> None:
-            raise RouterUnavailable("/logs/failed-users.log", "there is no log of failed users")
+        def affected_users(self, *_: Any) -> None:
+            raise RouterUnavailable("/logs/affected-users.log", "there is no log of affected users")
 
     running: Any = SimpleNamespace(stages=stages, judged_alone=alone, version=7)
-    with pytest.raises(RouterUnavailable, match="failed-users") if refused else nullcontext():
+    with pytest.raises(RouterUnavailable, match="affected-users") if refused else nullcontext():
         _require_user_log(Unreadable(), spec(sticky_header=header), running)
 
 

@@ -1,25 +1,17 @@
-"""
-A gate of a stage: it turns looks into evidence against the canary, and into a proof that it is no worse.
-
-Here are what gates have in common and the gate of latency; `kinds` has the others.
-"""
+"""What the gates of a stage have in common: looks become evidence against the canary, and a proof of the contrary."""
 
 from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from typing import Any
 
-from model_release.gates import latency, sequential
+from model_release.gates import sequential
 from model_release.gates.comparison import Comparison, arm_report
 from model_release.gates.looks import Look
 from model_release.gates.paired import Answers
-from model_release.spec import GateSection, LatencyGate
-
-P99_SHARE = 0.01
-"""The share of requests that may be slower than an objective for the p99."""
+from model_release.spec import GateSection
 
 _ONE_LOOK = 0.6
 """The part of log(1/alpha) that one look may give: what one crash explains must be seen a second time."""
@@ -46,15 +38,18 @@ class Gate(ABC):
         """Learn what stable is like from a look at it alone, before the canary has any weight."""
 
     def _compare(self, words: str, *, of: int = 1, **how: Any) -> Comparison:
+        """Begin one comparison `of` some, with the evidence of earlier stages."""
+        comparison = Comparison(words, self.spec.margin, self._most(of), **how)
+        self._begin(comparison)
+        return comparison
+
+    def _most(self, of: int = 1) -> float:
         """
-        Begin one comparison `of` some, with the evidence of earlier stages.
+        Return the log of the factor that one look may be worth to one `of` some comparisons.
 
         Evidence is their mean: one that speaks alone may say the more in a look, so that two looks still suffice.
         """
-        most = -math.log(self._alpha) * _ONE_LOOK + math.log(of) / 2
-        comparison = Comparison(words, self.spec.margin, most, **how)
-        self._begin(comparison)
-        return comparison
+        return -math.log(self._alpha) * _ONE_LOOK + math.log(of) / 2
 
     def _begin(self, comparison: Comparison | Answers) -> None:
         if self._carried:
@@ -133,95 +128,6 @@ class Gate(ABC):
             "phi": shown.phi_used,
             "verdict": verdict,
             "sentence": f"{self.spec.name}: {shown.sentence()}; {proof}{_clumps(shown.phi)}",
-        }
-
-
-class SlowGate(Gate):
-    """
-    The shares of requests slower than some bounds, fixed before they judge anything.
-
-    Given bounds count; else they are read from stable in the looks before, during the warm-up at the least. Without a
-    stable the bound is the objective's.
-    """
-
-    def __init__(
-        self,
-        spec: LatencyGate,
-        alpha_rollback: float,
-        *,
-        one_armed: bool,
-        bounds_ms: Sequence[float] | None,
-        carried: Mapping[str, Any] | None = None,
-    ) -> None:
-        super().__init__(spec, alpha_rollback, carried)
-        self.bounds_ms = list(spec.bounds_ms or bounds_ms or [])
-        self._slow = spec
-        self._one_armed = one_armed
-        self._allowed: list[latency.Allowed] = []
-        self._slower: list[Comparison] = []
-        self._unjudged: list[Look] = []
-
-    def take(self, look: Look, *, warm: bool) -> None:
-        """Add one look; before the bounds are known it only helps to find them, and how slow requests clump."""
-        if warm and not self.comparisons:
-            self._fix_bounds(latency.known_bounds(look.canary))
-        if not warm or not self.comparisons:
-            self.observe(look)
-            return
-        for comparison, allowed in zip(self._slower, self._allowed, strict=True):
-            replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
-            canary = partial(latency.slower, bound_ms=allowed.canary_ms)
-            stable = partial(latency.slower, bound_ms=allowed.stable_ms)
-            strata = [(canary(stratum.canary), stable(stratum.stable)) for stratum in look.strata]
-            suspected = [
-                (canary(stratum.canary), latency.at_worst(stratum.stable, allowed.stable_ms))
-                for stratum in look.compared
-            ]
-            comparison.take(canary(look.canary), stable(look.stable), replicas, strata, suspected)
-        self._note_peak()
-
-    def observe(self, look: Look) -> None:
-        """Keep the look for the bounds, and for how stable's slow requests clump."""
-        self._unjudged.append(look)
-
-    def _fix_bounds(self, known_ms: Sequence[float]) -> None:
-        """Choose what is compared, by what was known before this look."""
-        if not known_ms:
-            return
-        if self._one_armed:
-            objective = self._slow.objective.p99_ms
-            bound = next((known for known in known_ms if known >= objective), known_ms[-1])
-            self.bounds_ms, self._allowed = [bound], [latency.Allowed(bound, bound, 1.0)]
-            self._slower.append(
-                self._compare(f"took longer than {bound:g} ms", limit=P99_SHARE, key=f"objective {bound:g}")
-            )
-            return
-        before: Mapping[str, int] = {}
-        for look in self._unjudged:
-            before = latency.pooled(before, look.stable.latency_buckets)
-        self.bounds_ms = self.bounds_ms or latency.bounds_from(before) or []
-        for place, bound in enumerate(sorted(self.bounds_ms), 1):
-            allowed = latency.comparison(bound, self._slow.slower_than, known_ms)
-            self._allowed.append(allowed)
-            words = f"took longer than {allowed.canary_ms:g} ms"
-            if allowed.canary_ms != allowed.stable_ms:
-                words += f" (stable's bound {allowed.stable_ms:g} ms)"
-            last = len(self.bounds_ms)
-            comparison = self._compare(words, of=last, odds_ratio=allowed.odds_ratio, proves=place == last)
-            self._slower.append(comparison)
-            for look in self._unjudged:
-                replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
-                comparison.observe(latency.slower(look.stable, allowed.stable_ms), replicas)
-        if self.comparisons:
-            self._unjudged.clear()
-
-    def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
-        """Return the gate's part of a verdict, with its bounds (ms) and what they really allow."""
-        allowed = [each.to_dict() for each in self._allowed]
-        return {
-            **super().report(alpha_rollback, alpha_advance),
-            "bounds_ms": list(self.bounds_ms),
-            "effective_margin": allowed,
         }
 
 

@@ -16,9 +16,10 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from model_release.gates import sequential
-from model_release.gates.gate import Gate, SlowGate
+from model_release.gates.gate import Gate
 from model_release.gates.kinds import AnswersGate, ErrorGate, OwnCounters
 from model_release.gates.looks import WHOLE, Arm, Look
+from model_release.gates.slow import SlowGate
 from model_release.spec import Canary, ErrorRateGate, LatencyGate, ProportionGate
 
 ADVANCE, ROLLBACK, INCONCLUSIVE = "advance", "rollback", "inconclusive"

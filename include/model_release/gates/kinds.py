@@ -6,11 +6,12 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from model_release.gates.by_user import ByUser, Told
 from model_release.gates.comparison import Comparison, Count
 from model_release.gates.gate import Gate
-from model_release.gates.looks import Arm, Look, Proportion, Stratum
+from model_release.gates.looks import WHOLE, Arm, Look, Proportion, Stratum
 from model_release.gates.paired import Disagreement, Drop
-from model_release.gates.users import FailingUsers
+from model_release.gates.users import are_shared
 from model_release.spec import AccuracyGate, DisagreementGate, ErrorRateGate, ProportionGate
 
 
@@ -63,20 +64,15 @@ class ShareGate(Gate):
         return [self.count(replica) for replica in look.stable_by_replica]
 
 
-class ErrorGate(ShareGate):
-    """
-    The share of failed requests.
+class ErrorGate(ByUser, ShareGate):
+    """The share of failed requests."""
 
-    Where looks tell whose requests failed, the canary goes back only when both say so, requests and users. That it is
-    good is proved by requests, which is what a margin is of: first failures get rarer with the time alone.
-    """
+    befell = "failed"
 
     def __init__(
         self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(spec, alpha_rollback, words="failed", one_armed=one_armed, carried=carried)
-        self._users: FailingUsers | None = None
-        self._by_user = False
         self._one_armed = one_armed
         if carried:
             self._bet_requests_anew(float(carried["log_evidence"]))
@@ -86,37 +82,19 @@ class ErrorGate(ShareGate):
         return arm.requests, arm.errors
 
     def take(self, look: Look, *, warm: bool) -> None:
-        """Add one look; one that does not tell of users, in a stage whose looks do, is judged by requests."""
-        told = self._shares is not None and not self._one_armed and FailingUsers.are_told(look)
-        if self._by_user and not told:
-            self._bet_requests_anew(self.log_evidence)
-        self._by_user = told
-        if self._shares is not None and told:
-            self._users = self._users or FailingUsers.begin(self.spec.odds_ratio, self._shares.most, self._carried)
-            self._users.take(look)
+        """Add one look, its users first."""
+        self._take_users(look, self.spec.odds_ratio)
         super().take(look, warm=warm)
 
-    def _bet_requests_anew(self, log_evidence: float) -> None:
-        """Have requests go on from what the gate came to, which beside users may be less than what they did."""
-        if self._shares is not None:
-            self._shares.wealth.total = min(self._shares.wealth.total, log_evidence)
-
-    @property
-    def log_evidence(self) -> float:
-        """The log of the e-value: the lesser of both, which is one where either is."""
-        of_requests = super().log_evidence
-        return min(of_requests, self._users.log_evidence) if self._users and self._by_user else of_requests
-
-    def carried(self) -> dict[str, Any]:
-        """Return what the stages to come need, as JSON values."""
-        return {**super().carried(), "users": self._users.carried() if self._users else None}
-
-    def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
-        """Return the gate's part of a verdict: its shares are of requests, and the sentence says the users too."""
-        report = super().report(alpha_rollback, alpha_advance)
-        if self._users:
-            report["sentence"] += f"; {self._users.sentence()}"
-        return report
+    def told_of_users(self, look: Look) -> Told | None:
+        """Return who failed for the first time, the second and so on; weights stand for users whom nobody counts."""
+        canary, stable = look.canary, look.stable
+        own, other = canary.failed_users, stable.failed_users
+        if own is None or other is None or self._one_armed or self._shares is None:
+            return None
+        if canary.users is not None and stable.users is not None:
+            return Told((canary.users, stable.users), own, other)
+        return Told((look.stage, WHOLE - look.stage), own, other) if are_shared(look.stage) else None
 
 
 class OwnCounters(ShareGate):

@@ -36,6 +36,16 @@ def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
     return sorted(bounds)
 
 
+def slow_for_users_ms(bounds_ms: Sequence[float], slower_than: float) -> float:
+    """
+    Return the latency (ms) beyond which a request is slow for its user, of stable's usual bounds.
+
+    It is one bound for both arms: rare on stable, as its p99 is, and far enough above its median for what all requests
+    of a canary would cross that is slower than allowed.
+    """
+    return max(max(bounds_ms), min(bounds_ms) * slower_than)
+
+
 class Allowed(NamedTuple):
     """How a bound is compared: the canary's bound and stable's (ms), and how far the odds of being slower may rise."""
 

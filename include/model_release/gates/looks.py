@@ -56,8 +56,8 @@ class Arm:
     One arm's requests: how many, how many failed, and how many were below each latency bound (ms, cumulative).
 
     `proportions` are the users' own counters by gate. Where users keep to their arm, `failed_users` are those who
-    failed for the first time, the second, the fourth and so on (`FAILURE_LEVELS`), `users` those who asked and had not
-    failed before; None where nobody counts them.
+    failed for the first time, the second, the fourth and so on (`USER_LEVELS`), `users` those who asked and had not
+    failed before, `slow_users` those who were answered slowly, as `failed_users`; None where nobody counts them.
     """
 
     requests: int = 0
@@ -66,6 +66,7 @@ class Arm:
     proportions: Mapping[str, Proportion] = field(default_factory=dict)
     users: int | None = None
     failed_users: tuple[int, ...] | None = None
+    slow_users: tuple[int, ...] | None = None
 
     @property
     def timed(self) -> int:
@@ -81,8 +82,8 @@ class Arm:
                 str(name): Proportion.from_dict(own) for name, own in (values.get("proportions") or {}).items()
             }
             users = None if values.get("users") is None else int(values["users"])
-            failed = _by_level(values.get("failed_users"))
-            arm = cls(int(values["requests"]), int(values["errors"]), buckets, proportions, users, failed)
+            failed, slow = _by_level(values.get("failed_users")), _by_level(values.get("slow_users"))
+            arm = cls(int(values["requests"]), int(values["errors"]), buckets, proportions, users, failed, slow)
             ordered = [arm.latency_buckets[bound] for bound in sorted(buckets, key=float)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LookUnusable(f"{type(error).__name__}: {error} in {values!r}") from None
@@ -91,6 +92,8 @@ class Arm:
         untold, first = failed is None and users is not None, failed[0] if failed else 0
         if untold or any(count < 0 for count in failed or ()) or (users is not None and first > users):
             raise LookUnusable(f"{values.get('failed_users')} failed users of {users}")
+        if any(count < 0 for count in slow or ()):
+            raise LookUnusable(f"{values.get('slow_users')} slow users")
         if ordered != sorted(ordered) or (ordered and (ordered[0] < 0 or INFINITE not in buckets)):
             raise LookUnusable(f"latency_buckets {buckets} are not cumulative up to {INFINITE!r}")
         return arm
@@ -154,7 +157,7 @@ class Look:
 
 
 def _by_level(failed: Any) -> tuple[int, ...] | None:
-    """Return users by level; one number is of those who failed for the first time."""
+    """Return users by level; one number is of those who were affected for the first time."""
     if failed is None:
         return None
     return tuple(map(int, failed)) if isinstance(failed, list | tuple) else (int(failed),)

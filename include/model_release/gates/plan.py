@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 
 from model_release.gates import sequential
-from model_release.gates.gate import P99_SHARE
 from model_release.gates.looks import Paired
 from model_release.gates.noninferiority import Proof
 from model_release.gates.paired import Disagreement, Drop
+from model_release.gates.slow import P99_SHARE
 from model_release.gates.wealth import PRIOR
 from model_release.spec import AccuracyGate, Canary, DisagreementGate, ErrorRateGate, Gate, LatencyGate, ProportionGate
 

@@ -23,7 +23,7 @@ class StageLooks(BaseModel):
     `replicas` is what the canary's proved replicas had counted at the last look, by name. Of the last look are also
     `routers`, each router's counters by fleet; `own`, the users' counters by gate and arm; `by_replica`, what each of
     stable's replicas was sent, as (requests, failed ones); `users`, up to where the
-    router's failed users were counted; they were told of last at `users_heard_t`.
+    router's affected users were counted; they were told of last at `users_heard_t`.
     """
 
     stage: int

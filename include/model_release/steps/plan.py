@@ -108,7 +108,7 @@ def _require_user_log(router: Router, spec: ModelSpec, running: Running) -> None
     """Raise RouterUnavailable where the release is going to be judged by users and the router cannot tell them."""
     shared = [stage for stage in running.stages if are_shared(stage)]
     if shared and spec.canary.sticky_header is not None and not running.judged_alone:
-        router.failed_users(spec.name, running.version, shared[0], {})
+        router.affected_users(spec.name, running.version, shared[0], {})
 
 
 def _note_superseded(step: Step, before: State) -> None:
@@ -279,10 +279,11 @@ def _lines(
 
 
 _OF_USERS = {
-    True: "A user whose requests fail speaks against the canary as one, however many they are; what a stage needs is "
-    "reckoned by requests, as if each came from another user; with fewer than some fifty users errors send none back",
-    False: "Errors are counted by request, so where they cluster by user, a few users may have a healthy version "
-    "rolled back; with `router.user_log` in the environment users are counted",
+    True: "A user whose requests fail or are slow speaks against the canary as one, however many they are; what a "
+    "stage needs is reckoned by requests, as if each came from another user; with fewer than some fifty users neither "
+    "errors nor latency send one back",
+    False: "Errors and latency are counted by request, so where they cluster by user, a few users may have a healthy "
+    "version rolled back; with `router.user_log` in the environment users are counted",
 }
 
 

@@ -22,7 +22,7 @@ from model_release.spec import ProportionGate
 from model_release.steps.answers import ask
 from model_release.steps.context import Sight, Step
 from model_release.traffic.envoy_counts import total
-from model_release.traffic.router import ArmCounters, FailedUsers
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm
 
 log = logging.getLogger(__name__)
 
@@ -70,44 +70,66 @@ def read(step: Step, looks: StageLooks, **how: Any) -> Read:
 
 def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str, Any], list[str]]:
     """
-    Add who failed since the look before, where the router tells; a look that says nothing leaves them to the next.
+    Add who was affected since the look before, where the router tells; a look that says nothing leaves it to the next.
 
-    A log that cannot be read is waited for: nobody is told to have failed, and those who did are told later. One that
-    has told nothing for a while, while the router counts failures, is not waited for: the look tells of no users, so
-    that the canary is judged by its requests.
+    A log that cannot be read is waited for: nobody is told to be affected, and those who were are told later. One that
+    has told nothing for a while, while the router counts bad requests, is not waited for: the look tells of no users,
+    so that the canary is judged by its requests.
     """
-    heard_t = looks.users_heard_t
-    missed = sum(
-        int(each["canary"]["errors"])
-        for each in looks.looks
-        if each["t"] <= look.t - _LATE_S and (heard_t is None or each["t"] > heard_t)
-    )
+    missed = _missed(looks, look.t - _LATE_S, step.running.slow_ms)
     try:
-        failed = failed_users(step, looks.stage, looks.users)
+        found = affected_users(step, looks)
         why = "its log tells of none; `router.user_log` has to be the file that Envoy writes"
     except RouterUnavailable as error:
-        failed, why = FailedUsers((), (), looks.users), str(error)
-    if failed is None or look.note:
+        found, why = AffectedUsers(ByArm(), ByArm(), looks.users), str(error)
+    if found is None or look.note:
         return look, {}, []
-    if not failed.told and missed >= _MANY:
-        told = f"users: errors are judged by request: the router counted {missed} failed ones of the canary, and {why}"
+    if not found.told and missed >= _MANY:
+        told = f"users: the canary is judged by request: the router counted {missed} bad ones of it, and {why}"
         return look, {}, [told]
-    canary, stable = replace(look.canary, failed_users=failed.canary), replace(look.stable, failed_users=failed.stable)
-    kept = {"users": dict(failed.upto), "users_heard_t": look.t if failed.told else heard_t}
-    troubles = [f"users: source_down: {why}"] if not failed.canary else []
+    slow = found.slow if step.running.slow_ms is not None else (None, None)
+    canary, stable = (
+        replace(arm, failed_users=failed, slow_users=late)
+        for arm, failed, late in zip((look.canary, look.stable), found.failed, slow, strict=True)
+    )
+    kept = {"users": dict(found.upto), "users_heard_t": look.t if found.told else looks.users_heard_t}
+    troubles = [] if found.failed.canary else [f"users: source_down: {why}"]
     return replace(look, canary=canary, stable=stable), kept, troubles
 
 
-def failed_users(step: Step, stage: int, since: Mapping[str, Any]) -> FailedUsers | None:
+def _missed(looks: StageLooks, until_t: float, slow_ms: float | None) -> int:
+    """Return how many bad requests of the canary the router had counted by then, since its log told of any."""
+    heard_t, missed = looks.users_heard_t, 0
+    for each in looks.looks:
+        if each["t"] <= until_t and (heard_t is None or each["t"] > heard_t):
+            missed += int(each["canary"]["errors"]) + _slow(each["canary"].get("latency_buckets", {}), slow_ms)
+    return missed
+
+
+def _slow(buckets: Mapping[str, int], slow_ms: float | None) -> int:
+    """Return how many requests were slow for their users, as far as buckets can tell."""
+    beyond = [count for bound, count in buckets.items() if slow_ms is not None and float(bound) >= slow_ms]
+    return int(max(beyond) - min(beyond)) if beyond else 0
+
+
+def affected_users(step: Step, looks: StageLooks) -> AffectedUsers | None:
     """
-    Return whose requests failed; None where arms share no users, or the router does not tell them apart.
+    Return who was affected since the look before; None where arms share no users, or the router tells none apart.
 
     Raises RouterUnavailable.
     """
-    canary = step.claim.check().canary
-    if canary is None or step.spec.canary.sticky_header is None or step.running.judged_alone or not are_shared(stage):
+    if not are_told(step, looks.stage):
         return None
-    return step.router.failed_users(step.model, canary.version, stage, since)
+    canary = step.claim.check().canary
+    if canary is None:
+        return None
+    warm_s = looks.started_at.timestamp() + step.spec.canary.warmup_s
+    return step.router.affected_users(step.model, canary.version, looks.stage, looks.users, warm_s)
+
+
+def are_told(step: Step, stage: int) -> bool:
+    """Whether a stage is to be judged by users too, if the router tells of them."""
+    return step.spec.canary.sticky_header is not None and not step.running.judged_alone and are_shared(stage)
 
 
 def summed(routers: Routers) -> dict[str, ArmCounters]:

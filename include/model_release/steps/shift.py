@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from model_release.environment import Environment
 from model_release.errors import NoAdvanceVerdict
+from model_release.gates import latency
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running
+from model_release.spec import LatencyGate
 from model_release.steps import reading, shadow
 from model_release.steps.approve import require_approval
+from model_release.steps.before import learned
 from model_release.steps.context import Step, begin
 from model_release.steps.policy import refuse_advance
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, sealed_bundle
+from model_release.traffic.router import USERS
 
 
 def run(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
@@ -35,12 +40,14 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         base = step.archive.require(release.version)
         prove(step, step.running.fleet, base, sealed_bundle(step, release.version))
         users = _users_upto(step, stage)
+        _note_what_is_slow(step, stage)
         shadow_percent = shadow.percent_of(step.spec.canary, stage)
         route = route_of(step.claim.check(), step, canary_percent=stage, shadow_percent=shadow_percent)
         apply_route(step, route)
         _open_looks(step, stage, users)
-        step.event("shifted", stage=stage, weights=route.weights, mirrored=route.mirrored)
-        return {"stage": stage, "weights": route.weights, "mirrored": route.mirrored}
+        shifted = {"stage": stage, "weights": route.weights, "mirrored": route.mirrored, "slow_ms": route.slow_ms}
+        step.event("shifted", **shifted)
+        return shifted
 
 
 def require_advance(running: Running, stage: int | None) -> None:
@@ -66,18 +73,44 @@ def _model(running: Running) -> str:
 
 def _users_upto(step: Step, stage: int) -> dict[str, Any]:
     """
-    Return up to where failed users were told in the release, which begins for them with its first weight.
+    Return up to where affected users were told in the release, which begins for them with its first weight.
 
-    Later stages go on from the look before: whoever fails between the route and the first look is theirs.
+    Later stages go on from the look before: who is affected between the route and the first look is theirs.
     """
-    if step.spec.canary.sticky_header is None:
+    if not reading.are_told(step, stage):
         return {}
     earlier = step.running.stages[: step.running.stages.index(stage)]
     before = step.looks.read(earlier[-1])[0] if earlier else None
     if before is not None and before.users:
         return before.users
-    failed = reading.failed_users(step, stage, {})
-    return dict(failed.upto) if failed else {}
+    found = step.router.affected_users(step.model, step.running.version, stage, {})
+    return dict(found.upto) if found else {}
+
+
+def _note_what_is_slow(step: Step, stage: int) -> None:
+    """
+    Fix beyond which time an answer is slow for its user, once a release, by what stable did before.
+
+    As the latency gate's own bounds: the data under test cannot choose it. Without enough requests there is none.
+    """
+    gates = [gate for gate in step.spec.canary.gates if isinstance(gate, LatencyGate)]
+    able = reading.are_told(step, stage) and USERS in step.router.capabilities
+    stable = step.claim.check().stable
+    if not gates or not able or stable is None or step.running.slow_ms is not None:
+        return
+    bounds_ms = next((gate.bounds_ms for gate in gates if gate.bounds_ms), None) or _usual_ms(step, stable.fleet)
+    if bounds_ms:
+        slower_than = max(gate.slower_than for gate in gates)
+        step.update_running(slow_ms=latency.slow_for_users_ms(bounds_ms, slower_than))
+
+
+def _usual_ms(step: Step, fleet: str) -> list[float] | None:
+    """Return stable's usual bounds (ms): of the looks at it alone, else of all that the router counted of its fleet."""
+    buckets: Mapping[str, int] = {}
+    for look in learned(step):
+        buckets = latency.pooled(buckets, look.stable.latency_buckets)
+    counted = step.router.counters(step.model, step.spec.serving.fleet_pair)[fleet]
+    return latency.bounds_from(buckets) or latency.bounds_from(counted.latency_buckets)
 
 
 def _open_looks(step: Step, stage: int, users: dict[str, Any]) -> None:

@@ -22,15 +22,15 @@ from model_release.traffic.envoy_admin import EnvoyAdmin
 from model_release.traffic.envoy_clusters import Json, split_host, with_clusters
 from model_release.traffic.envoy_counts import total
 from model_release.traffic.envoy_resources import empty_table, listener, records, response, with_route
-from model_release.traffic.envoy_users import failed_users, log_paths
+from model_release.traffic.envoy_users import affected_users, writes
 from model_release.traffic.router import (
     ARM_COUNTERS,
     CROSS_ARM_RETRY,
     MIRROR,
     STICKY,
     USERS,
+    AffectedUsers,
     ArmCounters,
-    FailedUsers,
     Route,
 )
 
@@ -148,9 +148,11 @@ class EnvoyRouter:
                 found[fleet][name] = (before[0] + requests, before[1] + failed)
         return found
 
-    def failed_users(self, model: str, version: int, percent: int, since: Mapping[str, Any]) -> FailedUsers | None:
+    def affected_users(
+        self, model: str, version: int, percent: int, since: Mapping[str, Any], slow_from_s: float = 0.0
+    ) -> AffectedUsers | None:
         """
-        Return whose requests failed, by every Envoy's log; None without such logs.
+        Return who was affected, by every Envoy's log; None without such logs.
 
         Raises RouterUnavailable when one cannot be read or, where a release begins, an Envoy does not write it.
         """
@@ -158,13 +160,13 @@ class EnvoyRouter:
             return None
         if not since:
             for admin in self._admins:
-                self._require_log(admin, str(self._user_log.path))
-        return failed_users(self._user_log.files, model, version, percent, since)
+                self._require_log(admin, self._user_log.path)
+        return affected_users(self._user_log.files, model, version, percent, since, slow_from_s)
 
     @staticmethod
-    def _require_log(admin: EnvoyAdmin, path: str) -> None:
-        if path not in [each for listener in admin.listeners() for each in log_paths(listener)]:
-            why = f"its listener logs no failed users at {path}; start it with the one that `initialise` writes"
+    def _require_log(admin: EnvoyAdmin, path: Path) -> None:
+        if not any(writes(listener, path) for listener in admin.listeners()):
+            why = f"its listener does not log affected users at {path}; start it with the one that `initialise` writes"
             raise RouterUnavailable(admin.address, why)
 
 

@@ -90,7 +90,7 @@ def listener(directory: Path, address: str, port: int, user_log: Path | None = N
     """
     Return the one listener, of HTTP/1.1 and HTTP/2 on one port, whose routes are in the directory's rds.json.
 
-    With a `user_log` it writes there whose requests of sticky routes fail.
+    With a `user_log` it writes there whose requests of sticky routes fail or are slow.
     """
     manager = {
         "@type": f"{TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -229,7 +229,7 @@ def _action(route: Route, form: str, weights: dict[str, int], protocol: str, kin
             "weight": weights[fleet],
             "response_headers_to_add": _told() if kind and fleet == route.canary else _said(route, fleet),
             "response_headers_to_remove": [FAILED_HEADER],
-            **({"request_headers_to_add": [share_of(route, fleet)]} if is_sticky else {}),
+            **({"request_headers_to_add": share_of(route, fleet)} if is_sticky else {}),
         }
         for fleet in arms
     ]

@@ -1,9 +1,10 @@
 """
-Whose requests failed, while arms are sticky: what Envoy is told to log of them, and what its logs then say.
+Who is affected, while arms are sticky: what Envoy is told to log of requests, and what its logs then say of users.
 
-The route notes on each request, in a header, which arm's share it is and whose. Envoy writes a line for what failed of
-them: also what stable answered in the canary's place, or a neighbour in a replica's. What counts is as with the
-router's counters, but that a stable replica which has lost the model fails its users too, as a canary's does.
+The route notes on each request, in headers, which arm's share it is and whose, and beyond which time it is slow. Envoy
+writes a line for what was slow of them and for what failed, also for what stable answered in the canary's place or a
+neighbour in a replica's. What counts is as with the router's counters, but that a stable replica which has lost the
+model fails its users too, as a canary's does.
 """
 
 from __future__ import annotations
@@ -16,35 +17,41 @@ from typing import NamedTuple
 from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_clusters import GRPC_ERRORS, GRPC_NOT_FOUND, TYPES, Json
 from model_release.traffic.rotated_log import Part, parted
-from model_release.traffic.router import ARM_HEADER, ARMS, FAILURE_LEVELS, FailedUsers, Route
+from model_release.traffic.router import ARM_HEADER, ARMS, USER_LEVELS, AffectedUsers, ByArm, Route
 
 log = logging.getLogger(__name__)
 
 SHARE_HEADER = "x-model-share"
 """From the route on to the replicas: `MODEL VERSION PERCENT ARM USER`; version and percent are the canary's."""
 
+SLOW_HEADER = "x-model-slow"
+"""From the route on to the replicas: beyond which time a request is slow, as CEL reads a duration: `0.054s`."""
+
 _NOT_FOUND, _SERVER_ERROR = 404, 500
-# A little broader than what counts as failed, which `_Failure.read` decides.
+# A little broader than what counts as failed or slow, which `_Affected.read` decides.
 _WORTH_A_LINE = (
     f"'{SHARE_HEADER}' in request.headers && ("
     f"response.code == {_NOT_FOUND} || response.code >= {_SERVER_ERROR} || upstream.request_attempt_count > 1 || "
     "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc') "
     f"&& response.grpc_status in {sorted(GRPC_ERRORS)}) || "
     f"('{ARM_HEADER}' in response.headers && response.headers['{ARM_HEADER}'] == 'stable' "
-    f"&& request.headers['{SHARE_HEADER}'].contains(' canary ')))"
+    f"&& request.headers['{SHARE_HEADER}'].contains(' canary ')) || "
+    f"('{SLOW_HEADER}' in request.headers && request.duration > duration(request.headers['{SLOW_HEADER}'])))"
 )
+# The time is what Envoy's histograms hold: from the whole request to the whole answer, in microseconds.
 _LINE = (
     "%START_TIME(%s)% %RESPONSE_CODE% %GRPC_STATUS_NUMBER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% "
-    f"%RESP({ARM_HEADER})% %REQ({SHARE_HEADER})%\n"
+    f"%RESP({ARM_HEADER})% %COMMON_DURATION(DS_RX_END:US_RX_END:us)% %REQ({SLOW_HEADER})% %REQ({SHARE_HEADER})%\n"
 )
-_FIELDS = 10
+_BEFORE_SHARE, _FIELDS = 7, 12
+_NOTHING = b"-"
 _SPAN_S = 2
 
 
 def access_log(path: Path) -> Json:
-    """Return the log of a listener that writes a line for each request of a sticky route that failed."""
+    """Return the log of a listener that writes a line for each request of a sticky route that failed or was slow."""
     return {
-        "name": "failed-users",
+        "name": "affected-users",
         "filter": {
             "extension_filter": {
                 "name": "cel",
@@ -62,11 +69,12 @@ def access_log(path: Path) -> Json:
     }
 
 
-def log_paths(listener: Json) -> list[str]:
-    """Return where a listener, as Envoy shows it, logs."""
+def writes(listener: Json, path: Path) -> bool:
+    """Return whether a listener, as Envoy shows it, writes this log at a path, and not one of another version of it."""
+    asked = access_log(path)
     filters = [each for chain in listener.get("filter_chains", []) for each in chain.get("filters", [])]
     logs = [each for one in filters for each in one.get("typed_config", {}).get("access_log", [])]
-    return [str(each.get("typed_config", {}).get("path")) for each in logs]
+    return any(all(each.get(part) == asked[part] for part in ("filter", "typed_config")) for each in logs)
 
 
 def takes_no_shares() -> Json:
@@ -75,42 +83,51 @@ def takes_no_shares() -> Json:
         "name": "header_mutation",
         "typed_config": {
             "@type": f"{TYPES}.extensions.filters.http.header_mutation.v3.HeaderMutation",
-            "mutations": {"request_mutations": [{"remove": SHARE_HEADER}]},
+            "mutations": {"request_mutations": [{"remove": name} for name in (SHARE_HEADER, SLOW_HEADER)]},
         },
     }
 
 
-def share_of(route: Route, fleet: str) -> Json:
+def share_of(route: Route, fleet: str) -> list[Json]:
     """Return what the route adds to a request of an arm's share; a user without the header's value is nobody."""
     canary = str(route.canary)
     released = f"{route.model} {route.versions[canary]} {route.weights[canary]}"
-    whose = f"{released} {route.arm(fleet)} %REQ({route.sticky_header})%"
-    return {"header": {"key": SHARE_HEADER, "value": whose}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+    said = {SHARE_HEADER: f"{released} {route.arm(fleet)} %REQ({route.sticky_header})%"}
+    if route.slow_ms is not None:
+        said[SLOW_HEADER] = f"{route.slow_ms / 1000:.6f}s"
+    return [
+        {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
+        for name, value in said.items()
+    ]
 
 
-def failed_users(
-    files: Sequence[Path], model: str, version: int, percent: int, since: Mapping[str, Sequence[int]]
-) -> FailedUsers:
+def affected_users(
+    files: Sequence[Path],
+    model: str,
+    version: int,
+    percent: int,
+    since: Mapping[str, Sequence[int]],
+    slow_from_s: float = 0.0,
+) -> AffectedUsers:
     """
     Read the logs of all Envoys; `since` is `upto` of an earlier reading, or empty: the release begins now.
+
+    Slow answers count from `slow_from_s` (Unix time) on at the weight now; those at earlier weights, from the first on.
 
     Raises RouterUnavailable when a log cannot be read.
     """
     parts = [_parted(path, since.get(str(path))) for path in files]
     release = f" {model} {version} ".encode()
-    times, told = _Times(percent), 0
-    for part in parts:
-        for failure in _failures(part.before, release):
-            times.level_of(failure)
-    counts = {arm: dict.fromkeys(FAILURE_LEVELS, 0) for arm in ARMS}
-    for part in parts:
-        for failure in _failures(part.new, release):
-            told += 1
-            level = times.level_of(failure)
-            if level is not None:
-                counts[failure.arm][level] += 1
+    failed, slow, told = _Times(percent), _Times(percent), 0
+    for part, is_new in [*((part.before, False) for part in parts), *((part.new, True) for part in parts)]:
+        for one in _lines(part, release):
+            told += is_new
+            if one.failed:
+                failed.add(one, count=is_new)
+            if one.slow and (one.percent != percent or one.began_s >= slow_from_s):
+                slow.add(one, count=is_new)
     upto = {str(path): part.upto for path, part in zip(files, parts, strict=True)}
-    return FailedUsers(tuple(counts["canary"].values()), tuple(counts["stable"].values()), upto, told)
+    return AffectedUsers(failed.counted, slow.counted, upto, told)
 
 
 def _parted(path: Path, since: Sequence[int] | None) -> Part:
@@ -118,76 +135,103 @@ def _parted(path: Path, since: Sequence[int] | None) -> Part:
     try:
         return parted(path, since)
     except FileNotFoundError:
-        why = "there is no log of failed users, which Envoy begins when it has the listener that `initialise` writes"
+        why = "there is no log of affected users, which Envoy begins when it has the listener that `initialise` writes"
         raise RouterUnavailable(str(path), why) from None
     except OSError as error:
-        raise RouterUnavailable(str(path), f"its log of failed users cannot be read: {error.strerror}") from None
+        raise RouterUnavailable(str(path), f"its log of affected users cannot be read: {error.strerror}") from None
 
 
 class _Times:
-    """How many spans of the clock each user has failed in, at each weight; the weight now is `percent`."""
+    """In how many spans of the clock each user was affected, at each weight; the weight now is `percent`."""
 
     def __init__(self, percent: int) -> None:
         self._percent = percent
         self._spans: dict[tuple[str, int, bytes], tuple[int, int]] = {}
         self._weights: set[int] = set()
+        self._counts = {arm: dict.fromkeys(USER_LEVELS, 0) for arm in ARMS}
 
-    def level_of(self, failure: _Failure) -> int | None:
-        """Add a failure; returns the level that its user comes to by it at the weight now, if it is to be told."""
-        is_now, key = failure.percent == self._percent, (failure.arm, failure.percent, failure.user)
-        if not failure.user:
+    @property
+    def counted(self) -> ByArm:
+        """Users by arm and level."""
+        return ByArm(tuple(self._counts["canary"].values()), tuple(self._counts["stable"].values()))
+
+    def add(self, one: _Affected, *, count: bool) -> None:
+        """Add a request, and `count` its user at the level that he comes to by it."""
+        level = self._level_of(one)
+        if count and level is not None:
+            self._counts[one.arm][level] += 1
+
+    def _level_of(self, one: _Affected) -> int | None:
+        """Return the level that a user comes to at the weight now, if it is to be told."""
+        is_now, key = one.percent == self._percent, (one.arm, one.percent, one.user)
+        if not one.user:
             return 1 if is_now else None
         count, last = self._spans.get(key, (0, -1))
-        if failure.span <= last or (failure.arm == "stable" and not is_now):
+        span = one.began_s // _SPAN_S
+        if span <= last or (one.arm == "stable" and not is_now):
             return None
         count += 1
-        self._spans[key] = count, failure.span
-        self._weights.add(failure.percent)
-        told = failure.arm == "canary" and count <= self._most_before(failure.user)
-        return count if is_now and count in FAILURE_LEVELS and not told else None
+        self._spans[key] = count, span
+        self._weights.add(one.percent)
+        told = one.arm == "canary" and count <= self._most_before(one.user)
+        return count if is_now and count in USER_LEVELS and not told else None
 
     def _most_before(self, user: bytes) -> int:
-        """Return in how many spans the canary failed a user at any other weight of the release."""
+        """Return in how many spans the canary affected a user at any other weight of the release."""
         others = self._weights - {self._percent}
         return max((self._spans.get(("canary", weight, user), (0, -1))[0] for weight in others), default=0)
 
 
-class _Failure(NamedTuple):
-    """A request that an arm failed, when, and whose it was."""
+class _Affected(NamedTuple):
+    """A request that an arm failed or was slow to answer, when, and whose it was."""
 
-    span: int
+    began_s: int
     arm: str
     percent: int
     user: bytes
+    failed: bool
+    slow: bool
 
     @classmethod
-    def read(cls, line: bytes) -> _Failure | None:
+    def read(cls, line: bytes) -> _Affected | None:
         """
-        Read a line; None for one that is no failure of the arm.
+        Read a line; None for one that is neither.
 
         A NOT_FOUND that the second asked says too is the client's, who pins a version. Raises ValueError, KeyError.
         """
-        began, status, grpc, tries, answered, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
-        code = -1 if grpc == b"-" else int(grpc)
+        began, status, grpc, tries, answered, took_us, limit, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
+        code = -1 if grpc == _NOTHING else int(grpc)
         if code == GRPC_NOT_FOUND:
             return None
         bad = code in GRPC_ERRORS or int(status) >= _SERVER_ERROR or int(status) == _NOT_FOUND
         helped = int(tries) > 1 or (arm == b"canary" and answered == b"stable")
-        if not bad and not helped:
+        failed = bad or helped
+        # What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
+        slow = _is_slow(took_us, limit) and (arm == b"stable" or not failed)
+        if not failed and not slow:
             return None
-        return cls(int(began) // _SPAN_S, {b"canary": "canary", b"stable": "stable"}[arm], int(percent), user)
+        named = {b"canary": "canary", b"stable": "stable"}[arm]
+        return cls(int(began), named, int(percent), user, failed, slow)
 
 
-def _failures(held: bytes, release: bytes) -> Iterator[_Failure]:
+def _is_slow(took_us: bytes, limit: bytes) -> bool:
+    """Return whether a request was slow; one that its client gave up is slower than any. Raises ValueError."""
+    if limit == _NOTHING:
+        return False
+    return took_us == _NOTHING or int(took_us) > float(limit.removesuffix(b"s")) * 1e6
+
+
+def _lines(held: bytes, release: bytes) -> Iterator[_Affected]:
     place = 0
     while (end := held.find(b"\n", place)) >= 0:
         line, place = held[place:end], end + 1
         if release not in line:
             continue
         try:
-            failure = _Failure.read(line) if line.split(b" ", 5)[5].startswith(release[1:]) else None
+            is_own = line.split(b" ", _BEFORE_SHARE)[_BEFORE_SHARE].startswith(release[1:])
+            one = _Affected.read(line) if is_own else None
         except (ValueError, KeyError, IndexError):
-            log.warning("no line of failed users: %r", line[:200])
+            log.warning("no line of affected users: %r", line[:200])
             continue
-        if failure is not None:
-            yield failure
+        if one is not None:
+            yield one

@@ -12,8 +12,8 @@ from model_release.traffic.router import (
     CROSS_ARM_RETRY,
     MIRROR,
     STICKY,
+    AffectedUsers,
     ArmCounters,
-    FailedUsers,
     Route,
 )
 
@@ -56,7 +56,14 @@ class MemoryRouter:
         """Return nothing: it has no replicas."""
         return {fleet: {} for fleet in FLEETS}
 
-    def failed_users(self, model: str, version: int, percent: int, since: Mapping[str, Any]) -> FailedUsers | None:  # noqa: ARG002
+    def affected_users(
+        self,
+        model: str,  # noqa: ARG002
+        version: int,  # noqa: ARG002
+        percent: int,  # noqa: ARG002
+        since: Mapping[str, Any],  # noqa: ARG002
+        slow_from_s: float = 0.0,  # noqa: ARG002
+    ) -> AffectedUsers | None:
         """Return None: it does not tell users apart."""
         return None
 

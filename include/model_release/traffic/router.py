@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from model_release.environment import FLEETS
 
@@ -20,7 +20,7 @@ ARM_COUNTERS = "per-arm counters"
 STICKY = "sticky arms"
 CROSS_ARM_RETRY = "cross-arm retry"
 MIRROR = "mirroring"
-USERS = "failed users"
+USERS = "affected users"
 
 
 def nothing_released(model: str) -> str:
@@ -49,7 +49,7 @@ class Route:
     every higher one, and who comes first is another with each version. Requests without it go by chance, each for
     itself. What the canary fails to answer, or does not answer within `try_timeout_s`, is asked of stable, where a
     router can. A fleet in `mirrored` is sent so many percent of all requests a second time, and nobody waits for its
-    answers.
+    answers. Where a router tells of affected users, a request of theirs is slow beyond `slow_ms`; None: none is.
     """
 
     model: str
@@ -62,6 +62,7 @@ class Route:
     sticky_header: str | None = None
     try_timeout_s: float | None = None
     mirrored: Mapping[str, int] = field(default_factory=dict)
+    slow_ms: float | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -107,6 +108,7 @@ class Route:
             sticky_header=values.get("sticky_header"),
             try_timeout_s=values.get("try_timeout_s"),
             mirrored={fleet: int(percent) for fleet, percent in values.get("mirrored", {}).items()},
+            slow_ms=values.get("slow_ms"),
         )
 
 
@@ -154,22 +156,29 @@ class ArmCounters:
         return ArmCounters(self.mirrored_requests, self.mirrored_errors, buckets, self.generation)
 
 
-FAILURE_LEVELS = (1, 2, 4, 8, 16, 32)
-"""At which time that a user fails he is told of: in so many spans of two seconds."""
+USER_LEVELS = (1, 2, 4, 8, 16, 32)
+"""At which time that a user is affected he is told of: in so many spans of two seconds."""
+
+
+class ByArm(NamedTuple):
+    """How many users of each arm's share came to each of USER_LEVELS."""
+
+    canary: tuple[int, ...] = ()
+    stable: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
-class FailedUsers:
+class AffectedUsers:
     """
-    How many users of each arm's share came to a level of FAILURE_LEVELS since an earlier reading.
+    Whom the arms failed since an earlier reading, and whom they answered slowly: beyond the route's `slow_ms`.
 
     Times are counted in a stage; a user of the canary comes to a level once in a release. A request that does not say
     whose it is counts as a user of its own. `upto` is where the next reading goes on from, as JSON values; `told` is of
-    how many failed requests this one knew that the one before did not.
+    how many bad requests this one knew that the one before did not.
     """
 
-    canary: tuple[int, ...]
-    stable: tuple[int, ...]
+    failed: ByArm
+    slow: ByArm
     upto: Mapping[str, Any]
     told: int = 0
 
@@ -214,11 +223,14 @@ class Router(Protocol):
         Empty where a router does not tell replicas apart.
         """
 
-    def failed_users(self, model: str, version: int, percent: int, since: Mapping[str, Any]) -> FailedUsers | None:
+    def affected_users(
+        self, model: str, version: int, percent: int, since: Mapping[str, Any], slow_from_s: float = 0.0
+    ) -> AffectedUsers | None:
         """
-        Return whose requests failed since `since`: `upto` of an earlier reading, or empty where the release begins.
+        Return who was affected since `since`: `upto` of an earlier reading, or empty where the release begins.
 
-        Counted are those at this version of the canary and this weight of it (percent).
+        Counted are those at this version of the canary and this weight of it (percent); a slow answer counts for
+        requests that came after `slow_from_s` (Unix time), when both arms were warm.
 
         None where the router has not USERS. Raises RouterUnavailable when it cannot be known now.
         """

@@ -41,8 +41,8 @@ Seconds count from the fault (in a: from the first stage's start): until the ver
 weight for want of a proved replica (`withdrawn`). `weight 0` is from the rollback's start until weight 0 was confirmed
 at the receivers; where the verdict was none, or to advance, the release was rolled back by hand at the end. `bad`
 requests are those that the canary did not answer well, as the router counts them; `client errors` is what clients saw.
-Of d1 to d4 any verdict is right, of f, h and j any but a rollback; in all but h no client may see an error, in j none
-but the one whom both arms fail. In j and k requests go by the header x-user, of {len(USERS)} users.
+Of d1 to d4 any verdict is right, of f, h, j and l any but a rollback; in all but h no client may see an error, in j
+none but the one whom both arms fail. From j on requests go by the header x-user, of {len(USERS)} users.
 
 | | what befalls the canary | verdict | after s | withdrawn after s | weight 0 after s | bad | client errors |
 |---|---|---|---|---|---|---|---|"""

@@ -55,7 +55,9 @@ def live_spec(name: str, scene: Scene | None = None) -> ModelSpec:
     if scene is not None:
         asked |= {"sticky_header": "x-user" if scene.sticky else None, "alpha_advance": scene.alpha_advance}
     canary = spec.canary.model_copy(update={**timing, **asked})
-    return spec.model_copy(update={"canary": canary})
+    instances = spec.serving.instance_group.model_copy(update={"count": scene.instances if scene else 1})
+    serving = spec.serving.model_copy(update={"instance_group": instances})
+    return spec.model_copy(update={"canary": canary, "serving": serving})
 
 
 @dataclass

@@ -42,6 +42,10 @@ class Scene:
     """What both arms suffer from the beginning on."""
     alpha_advance: float = 0.05
     """How often a canary that is just not good enough is let go on by chance."""
+    bright_users: bool = False
+    """Whether every eighth user sends what `TOO_BRIGHT` fails."""
+    instances: int = 1
+    """Of the canary on each replica, so that whom one keeps busy does not keep others waiting."""
 
 
 def scenes() -> list[Scene]:
@@ -75,7 +79,7 @@ def scenes() -> list[Scene]:
         Scene(
             "j",
             "sticky users: one of its own, whom both arms always fail, asks all the time",
-            _one_is_doomed,
+            _one_of_its_own(TOO_BRIGHT, rate_per_s=10),
             ("advance", "none"),
             sticky=True,
             longest_s=40,
@@ -86,6 +90,24 @@ def scenes() -> list[Scene]:
             lambda live: live.suffer(TOO_BRIGHT),
             bad,
             sticky=True,
+            bright_users=True,
+        ),
+        Scene(
+            "l",
+            "sticky users: one of its own, whose requests take both arms 40 ms more, asks all the time",
+            _one_of_its_own({"delay_ms": 40, "slow_above": 2}, rate_per_s=6),
+            ("advance", "none"),
+            sticky=True,
+            longest_s=40,
+            instances=3,
+        ),
+        Scene(
+            "m",
+            "sticky users: twice stable's latency of 20 ms",
+            lambda live: live.suffer(_takes(2), _takes(1)),
+            bad,
+            sticky=True,
+            as_usual=_takes(1),
         ),
     ]
 
@@ -94,7 +116,7 @@ def clients_of(scene: Scene, model: Model) -> list[Clients]:
     count, rate_per_s = CLIENTS if scene.traffic else 0, RATE_PER_S / CLIENTS
     if not scene.sticky:
         return [Clients(model, rate_per_s=rate_per_s) for _ in range(count)]
-    bodies = _users_bodies()[: -1 if scene.fault is _one_is_doomed else None]
+    bodies = _users_bodies()[: None if scene.bright_users else -1]
     users = [USERS[place::count] for place in range(count)]
     return [Clients(model, bodies, users=own, rate_per_s=rate_per_s) for own in users]
 
@@ -115,21 +137,30 @@ def _shared(live: Live) -> None:
     live.for_a_while(15, lambda: live.suffer({}))
 
 
-def _one_is_doomed(live: Live) -> None:
-    live.suffer(TOO_BRIGHT, TOO_BRIGHT)
+def _one_of_its_own(suffers: Mapping[str, Any], rate_per_s: float) -> Fault:
+    """Let one user of the canary send what is too bright, which both arms suffer from."""
+
+    def fault(live: Live) -> None:
+        live.suffer(suffers, suffers)
+        image = digits_data.split().live.image[0][None]
+        user = _user_of_the_canary(live, http_body({"image": image}))
+        live.stack.enter_context(Clients(live.model, [_bright(image)], users=[user], rate_per_s=rate_per_s))
+
+    return fault
+
+
+def _user_of_the_canary(live: Live, body: bytes) -> str:
     address, path = live.model.environment.router.http, f"/v2/models/{live.model.name}/infer"
-    image = digits_data.split().live.image[0][None]
 
     def is_on_canary(user: str) -> bool:
         connection = http.client.HTTPConnection(address, timeout=10)
-        connection.request("POST", path, http_body({"image": image}), {"x-user": user})
+        connection.request("POST", path, body, {"x-user": user})
         answer = connection.getresponse()
         answer.read()
         connection.close()
         return answer.getheader("x-model-arm") == "canary"
 
-    doomed = next(user for user in (f"doomed {number}" for number in range(1000)) if is_on_canary(user))
-    live.stack.enter_context(Clients(live.model, [_bright(image)], users=[doomed], rate_per_s=10))
+    return next(user for user in (f"busy user {number}" for number in range(1000)) if is_on_canary(user))
 
 
 def _bright(image: np.ndarray[Any, Any]) -> bytes:
@@ -137,7 +168,7 @@ def _bright(image: np.ndarray[Any, Any]) -> bytes:
 
 
 def _users_bodies() -> list[bytes]:
-    """What each user sends, the eighth of eight as bright as nobody's image is; in j nobody does."""
+    """What users send, the last of eight as bright as nobody's image is."""
     images = digits_data.split().live.image
     plain = [http_body({"image": images[number % len(images)][None]}) for number in range(EVERY_EIGHTH - 1)]
     return [*plain, _bright(images[:1])]

@@ -31,7 +31,7 @@ def sandbox(tmp_path: Path, upstreams: Upstreams) -> Iterator[Sandbox]:
                 "directory": tmp_path / "envoy",
                 "admin": [f"127.0.0.1:{admin}"],
                 "http": f"127.0.0.1:{port}",
-                "user_log": {"path": tmp_path / "failed-users.log"},
+                "user_log": {"path": tmp_path / "affected-users.log"},
             },
             "call_timeout_s": 3,
         }

@@ -215,7 +215,8 @@ def test_counters_hold_the_arms_faults_of_both_protocols_and_not_the_clients(
             sandbox.get(x_mode=mode)
             with contextlib.suppress(grpc.RpcError):
                 call(channel, x_model=MODEL, x_mode=mode)
-    eventually(lambda: router.counters(MODEL, "default")["green"].latency_buckets.get("+Inf") == 8)
+    # Stable answered the two that failed.
+    eventually(lambda: router.counters(MODEL, "default")["green"].latency_buckets.get("+Inf") == 6)
     counters = router.counters(MODEL, "default")
     assert (counters["green"].requests, counters["green"].errors) == (8, 2)
     assert counters["blue"].requests == 0

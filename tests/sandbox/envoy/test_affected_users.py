@@ -1,8 +1,10 @@
-"""A real Envoy's log of failed users: who fails is told by user and arm, also where no client saw it."""
+"""A real Envoy's log of affected users: who is, is told by user and arm, also where no client saw it."""
 
 from __future__ import annotations
 
 import http.client
+import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 
 from model_release.environment import Environment
 from model_release.errors import RouterUnavailable
-from model_release.traffic.envoy import EnvoyRouter
+from model_release.traffic.envoy import EnvoyRouter, _replace
 from tests.contracts.router import NEW, route
 from tests.sandbox.envoy.parts import MODEL, Sandbox, call, eventually, put
 
@@ -34,21 +36,21 @@ class Readings:
     """What the log tells since the reading before, once Envoy has written it."""
 
     def __init__(self, router: EnvoyRouter) -> None:
-        self._router, self._upto = router, dict[str, Any]()
+        self._router, self.upto = router, dict[str, Any]()
         self.now()
-        self._upto = self._read
+        self.upto = self._read
 
     def now(self) -> tuple[int, int]:
         """Who failed for the first time on canary and stable."""
-        found = self._router.failed_users(MODEL, NEW, PERCENT, self._upto)
+        found = self._router.affected_users(MODEL, NEW, PERCENT, self.upto)
         assert found is not None
         self._read = dict(found.upto)
-        return found.canary[0], found.stable[0]
+        return found.failed.canary[0], found.failed.stable[0]
 
     def come_to(self, canary: int, stable: int) -> None:
         eventually(lambda: sum(self.now()) >= canary + stable)
         assert self.now() == (canary, stable)
-        self._upto = self._read
+        self.upto = self._read
 
 
 def arms(sandbox: Sandbox) -> dict[str, list[str]]:
@@ -179,5 +181,84 @@ def test_an_envoy_that_does_not_write_the_log_is_found_out_before_a_release(sand
     elsewhere.touch()
     values = sandbox.environment.model_dump()
     values["router"]["user_log"] = {"path": elsewhere}
-    with pytest.raises(RouterUnavailable, match=r"logs no failed users at .*elsewhere.log; start it with the one"):
-        EnvoyRouter(Environment.model_validate(values)).failed_users(MODEL, NEW, PERCENT, {})
+    with pytest.raises(
+        RouterUnavailable, match=r"does not log affected users at .*elsewhere.log; start it with the one"
+    ):
+        EnvoyRouter(Environment.model_validate(values)).affected_users(MODEL, NEW, PERCENT, {})
+
+
+def slow(router: EnvoyRouter, told: Readings, slow_from_s: float = 0.0) -> tuple[int, int]:
+    """Who waited too long for the first time on canary and stable since the readings began."""
+    found = router.affected_users(MODEL, NEW, PERCENT, told.upto, slow_from_s)
+    assert found is not None
+    return found.slow.canary[0], found.slow.stable[0]
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_whoever_waits_too_long_for_an_arms_answer_is_told(
+    sandbox: Sandbox, router: EnvoyRouter, protocol: str
+) -> None:
+    share(router, slow_ms=400.0)
+    told, whose = Readings(router), arms(sandbox)
+    waiting = [*whose["canary"][:3], *whose["stable"][:2]]
+    with sandbox.channel() as channel:
+        for name in [*NAMES, *waiting]:
+            mode = "hang" if name in waiting else ""
+            if protocol == "http":
+                assert sandbox.get(x_user=name, x_mode=mode, x_model_slow="0s").status == 200
+            else:
+                call(channel, x_model=MODEL, x_user=name, x_mode=mode)
+    eventually(lambda: slow(router, told) == (3, 2))
+    assert told.now() == (0, 0)
+    assert slow(router, told, time.time() + 60) == (0, 0)
+
+
+def test_what_stable_answers_in_the_canarys_place_is_a_failure_and_no_slow_answer(
+    sandbox: Sandbox, router: EnvoyRouter
+) -> None:
+    share(router, slow_ms=400.0, try_timeout_s=1)
+    told, whose = Readings(router), arms(sandbox)
+    assert ask_all(sandbox, "green:stuck", whose["canary"][:2]) == [200, 200]
+    assert ask_all(sandbox, "hang", whose["stable"][:1]) == [200]
+    eventually(lambda: slow(router, told) == (0, 1))
+    assert told.now() == (2, 0)
+
+
+def test_a_client_that_gives_up_has_waited_too_long(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router, slow_ms=300.0)
+    told, whose = Readings(router), arms(sandbox)
+    for arm in ("canary", "stable"):
+        with pytest.raises(TimeoutError):
+            sandbox.get(x_user=whose[arm][0], x_mode="stuck", timeout_s=0.6)
+        with pytest.raises(TimeoutError):
+            sandbox.get(x_user=whose[arm][1], x_mode="stuck", timeout_s=0.1)
+    eventually(lambda: slow(router, told) == (1, 1))
+
+
+def test_without_a_bound_nothing_is_slow_whatever_a_client_says(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told = Readings(router)
+    assert sandbox.get(x_user=NAMES[0], x_mode="hang", x_model_slow="0.001s").status == 200
+    ask_all(sandbox, "broken", ["the last"])
+    eventually(lambda: sum(told.now()) > 0)
+    assert slow(router, told) == (0, 0)
+    assert log_of(sandbox).read_text().count("\n") == 1
+
+
+def test_an_envoy_with_the_log_of_an_earlier_version_is_found_out_too(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    """Its listener is the one that `initialise` wrote then."""
+    router.affected_users(MODEL, NEW, PERCENT, {})
+    listeners = json.loads((sandbox.directory / "lds.json").read_text())["resources"]
+    manager = listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
+    written = manager["access_log"][0]["filter"]["extension_filter"]["typed_config"]
+    written["expression"] = written["expression"].replace("request.duration > duration(", "duration('1s') > duration(")
+    _replace(sandbox.directory / "lds.json", listeners)
+
+    def is_found_out() -> bool:
+        try:
+            router.affected_users(MODEL, NEW, PERCENT, {})
+        except RouterUnavailable as error:
+            return "start it with the one" in str(error)
+        return False
+
+    eventually(is_found_out)

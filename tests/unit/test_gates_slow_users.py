@@ -1,0 +1,199 @@
+"""Latency by user: busy users with slow requests send no healthy canary back, and a slow one goes back all the same."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from model_release.gates.judge import Judge
+from model_release.gates.latency import bounds_from, slow_for_users_ms
+from model_release.gates.looks import Arm, Look
+from model_release.gates.stream import judged
+from model_release.spec import Canary
+from model_release.traffic.envoy_resources import latency_bounds_ms
+from model_release.traffic.router import USER_LEVELS
+
+BOUNDS = np.array(latency_bounds_ms())
+LATENCY = {"name": "latency", "kind": "latency", "margin": 0.1, "slower_than": 1.2}
+LOOKS_A_STAGE, LOOK_S, MEDIAN_MS = 40, 2.5, 40.0
+
+
+def canary(**values: object) -> Canary:
+    return Canary.model_validate(
+        {"stages": [10, 50, 100], "min_bake_s": 10, "warmup_s": 0, "min_requests": 100, "gates": [LATENCY], **values}
+    )
+
+
+def buckets(times: np.ndarray[Any, Any]) -> dict[str, int]:
+    below = np.searchsorted(np.sort(times), BOUNDS, side="right")
+    return {**{f"{bound:g}": int(n) for bound, n in zip(BOUNDS, below, strict=True)}, "+Inf": len(times)}
+
+
+@dataclass
+class Played:
+    """A release at 10 and 50 % with sticky users, each with a median latency and a rate of his own."""
+
+    rng: np.random.Generator
+    rates: np.ndarray[Any, Any]
+    """How often a user asks in a look, on average."""
+    medians_ms: np.ndarray[Any, Any]
+    spread: float = 0.5
+
+    def __post_init__(self) -> None:
+        times = self.times(np.repeat(np.arange(len(self.rates)), 20))
+        found = bounds_from(buckets(times))
+        assert found is not None
+        self.bounds_ms = found
+        self.slow_ms = slow_for_users_ms(found, LATENCY["slower_than"])
+
+    def times(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return self.medians_ms[users] * np.exp(self.spread * self.rng.standard_normal(len(users)))
+
+    def looks(self, factor: float = 1.0, stages: tuple[int, ...] = (10, 50), begins: int = 0) -> Iterator[Look]:
+        """The canary is `factor` times as slow from a look on; a user comes to a level as a router counts it."""
+        place = self.rng.random(len(self.rates))
+        before = np.zeros(len(place), int)
+        for number, stage in enumerate(stages):
+            spans, own = np.zeros(len(place), int), place < stage / 100
+            for k in range(number * LOOKS_A_STAGE, (number + 1) * LOOKS_A_STAGE):
+                users = np.repeat(np.arange(len(place)), self.rng.poisson(self.rates))
+                times = self.times(users) * np.where(own[users] & (k >= begins), factor, 1.0)
+                late = np.zeros(len(place), bool)
+                late[users[times > self.slow_ms]] = True
+                spans += late
+                told = late & ~(own & (spans <= before))
+                yield Look(
+                    LOOK_S * (k + 1),
+                    stage,
+                    *(
+                        Arm(
+                            int(arm[users].sum()),
+                            latency_buckets=buckets(times[arm[users]]),
+                            slow_users=tuple(int((told & arm & (spans == level)).sum()) for level in USER_LEVELS),
+                        )
+                        for arm in (own, ~own)
+                    ),
+                )
+            before = np.where(own, np.maximum(before, spans), before)
+
+    def back_at(self, looks: list[Look], asked: Canary) -> int | None:
+        """At which look the evidence suffices, if ever; without the verdicts, which take their time."""
+        carried, number = None, 0
+        for stage, of_stage in itertools.groupby(looks, lambda each: each.stage):
+            judge = Judge(asked, stage, first_release=False, bounds_ms=self.bounds_ms, carried=carried)
+            for each in of_stage:
+                number += 1
+                judge.replay([each])
+                if judge.log_evidence >= -math.log(asked.alpha_rollback):
+                    return number
+            carried = judge.carried()
+        return None
+
+
+def by_request(looks: list[Look]) -> list[Look]:
+    return [
+        replace(look, canary=replace(look.canary, slow_users=None), stable=replace(look.stable, slow_users=None))
+        for look in looks
+    ]
+
+
+def played(seed: int, users: int, asks_per_s: float, spread: float = 0.5) -> Played:
+    rng = np.random.default_rng(seed)
+    return Played(rng, np.full(users, asks_per_s * LOOK_S), np.full(users, MEDIAN_MS), spread)
+
+
+# --- a healthy canary -----------------------------------------------------------------------------
+
+
+def test_busy_users_with_slow_requests_send_a_healthy_canary_back_within_alpha() -> None:
+    """Some ask a hundred times as often as others, and the requests of 3 % take six times as long on either arm."""
+    rng, runs, asked = np.random.default_rng(17), 80, canary(alpha_rollback=0.05)
+    back = blind = 0
+    for _ in range(runs):
+        busy = rng.pareto(1.1, 400)
+        heavy = np.where(rng.random(400) < 0.03, 6 * MEDIAN_MS, MEDIAN_MS)
+        release = Played(rng, np.minimum(busy / busy.mean(), 20.0), heavy)
+        looks = list(release.looks())
+        back += release.back_at(looks, asked) is not None
+        blind += release.back_at(by_request(looks), asked) is not None
+    assert back <= stats.binom.ppf(0.99, runs, 0.05)
+    assert blind > stats.binom.ppf(0.999, runs, 0.05)  # requests alone are the trap
+
+
+@pytest.mark.parametrize("spread", [0.5, 0.05])
+def test_a_canary_that_is_slower_by_no_more_than_allowed_stays(spread: float) -> None:
+    for seed in range(3):
+        release = played(seed, 1000, 1, spread)
+        assert release.back_at(list(release.looks(1.15)), canary()) is None
+
+
+# --- a slow one -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("begins", [0, 20])
+@pytest.mark.parametrize("spread", [0.5, 0.05], ids=["as usual", "nearly constant"])
+@pytest.mark.parametrize(("stage", "users", "asks_per_s"), [(10, 200, 1), (10, 5000, 0.2), (50, 1000, 0.2)])
+def test_twice_the_latency_goes_back_as_fast_as_by_requests(
+    stage: int, users: int, asks_per_s: float, spread: float, begins: int
+) -> None:
+    """Also when all of its users were slow at times before."""
+    release = played(5, users, asks_per_s, spread)
+    looks = list(release.looks(2.0, (stage,), begins))
+    found, alone = release.back_at(looks, canary()), release.back_at(by_request(looks), canary())
+    assert found is not None
+    assert alone is not None
+    assert found <= min(alone + 2, begins + 10)
+
+
+# --- what looks tell ------------------------------------------------------------------------------
+
+
+def look(k: int, stage: int = 10, *, slow: int = 0, users: int | None = 0, stable_users: int | None = 0) -> Look:
+    own, other = (None if count is None else (count,) for count in (users, stable_users))
+    times, fast = {"40": 100 - slow, "80": 100 - slow, "+Inf": 100}, {"40": 900, "80": 900, "+Inf": 900}
+    canary_arm = Arm(100, latency_buckets=times, slow_users=own)
+    return Look(LOOK_S * k, stage, canary_arm, Arm(900, latency_buckets=fast, slow_users=other))
+
+
+def test_one_user_who_is_slow_all_day_is_one_slow_user_and_said_so() -> None:
+    asked = canary(gates=[{**LATENCY, "bounds_ms": [40]}])
+    looks = [look(1, slow=30, users=1), *(look(k, slow=30) for k in range(2, 40))]
+    verdicts = list(judged(asked, looks))
+    assert {verdict.verdict for verdict in verdicts} == {"inconclusive"}  # nor is it proved good, by its requests
+    assert "by user: 1 waited too long for the first time on the canary, 0 on stable" in verdicts[-1].reason
+    assert "rollback" in {verdict.verdict for verdict in judged(asked, by_request(looks))}
+
+
+def test_a_stage_without_users_goes_on_from_the_lesser_evidence() -> None:
+    asked = canary(gates=[{**LATENCY, "bounds_ms": [40]}])
+    judge = Judge(asked, 10, first_release=False, bounds_ms=None)
+    judge.replay([look(1, slow=30, users=1), *(look(k, slow=30) for k in range(2, 20))])
+    found = judge.log_evidence
+    assert found < 1
+    judge.replay([look(20, users=None, stable_users=None)])
+    assert judge.log_evidence == pytest.approx(found)
+    after = Judge(asked, 50, first_release=False, bounds_ms=None, carried=judge.carried())
+    after.replay([look(1, 50)])
+    assert after.log_evidence == pytest.approx(found)
+
+
+def test_users_of_a_stages_warm_up_are_not_taken() -> None:
+    asked = canary(warmup_s=30, gates=[{**LATENCY, "bounds_ms": [40]}])
+    judge = Judge(asked, 10, first_release=False, bounds_ms=None)
+    judge.replay([look(k, slow=50, users=40) for k in range(1, 12)])
+    assert judge.log_evidence == 0
+    judge.replay([look(k, slow=50, users=40) for k in range(12, 18)])
+    assert judge.log_evidence > math.log(100)
+
+
+def test_what_is_slow_for_users_is_rare_on_stable_and_crossed_by_all_that_is_slower_than_allowed() -> None:
+    assert slow_for_users_ms([40, 90, 130], 1.2) == 130
+    assert slow_for_users_ms([40, 44], 1.5) == 60
+    assert slow_for_users_ms([4], 1.1) == pytest.approx(4.4)
