@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 
 from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_users import affected_users
-from model_release.traffic.router import USER_LEVELS, AffectedUsers
+from model_release.traffic.router import USER_LEVELS, AffectedUsers, Slow
 
 
 def line(user: str, arm: str = "canary", *, release: str = "digits 7", percent: int = 10, **said: Any) -> str:
-    about = {"t": 1000, "status": 500, "grpc": "-", "tries": 1, "answered": "stable", "us": 900, "limit": "-", **said}
+    about = {"t": 1000, "status": 500, "grpc": "-", "tries": 1, "answered": "stable", "us": 900, "ms": 1, **said}
     before = " ".join(map(str, about.values()))
     return f"{before} {release} {percent} {arm} {user}\n"
 
@@ -65,13 +65,16 @@ def test_what_is_a_failure_of_an_arm(path: Path, arm: str, said: dict[str, Any],
     assert sum(counts(read(path, began))) == fails
 
 
+BEYOND_54 = Slow((54.0,))
+
+
 @pytest.mark.parametrize(
     ("arm", "said", "slow"),
     [
         ("stable", {"us": 54_001}, True),
         ("stable", {"us": 54_000}, False),
-        ("stable", {"us": "-", "status": 0}, True),  # its client gave it up
-        ("stable", {"us": 54_001, "limit": "-"}, False),
+        ("stable", {"us": "-", "ms": 55, "status": 0}, True),  # its client gave it up
+        ("stable", {"us": "-", "ms": 54, "status": 0}, False),
         ("stable", {"us": 54_001, "status": 400}, True),
         ("stable", {"us": 54_001, "status": 500}, True),
         ("stable", {"us": 54_001, "grpc": 5}, False),
@@ -79,39 +82,41 @@ def test_what_is_a_failure_of_an_arm(path: Path, arm: str, said: dict[str, Any],
         ("canary", {"us": 54_001, "grpc": 0}, True),
         ("canary", {"us": 54_001, "answered": "stable", "tries": 2}, False),
         ("canary", {"us": 54_001, "status": 500}, False),
-        ("canary", {"us": "-", "status": 0, "answered": "-"}, True),
+        ("canary", {"us": "-", "ms": 55, "status": 0, "answered": "-"}, True),
     ],
 )
 def test_what_is_a_slow_answer_of_an_arm(path: Path, arm: str, said: dict[str, Any], slow: bool) -> None:
     began = read(path)
-    write(path, line("ann", arm, **{"status": 200, "answered": arm, "limit": "0.054000s", **said}))
-    found = read(path, began)
-    assert found.slow.canary[0] + found.slow.stable[0] == slow
-    assert getattr(found.slow, arm)[0] == slow
+    write(path, line("ann", arm, **{"status": 200, "answered": arm, **said}))
+    [found] = affected_users([path], "digits", 7, 10, began.upto, BEYOND_54).slow
+    assert found.canary[0] + found.stable[0] == slow
+    assert getattr(found, arm)[0] == slow
 
 
 def slow_line(user: str, arm: str = "canary", **said: Any) -> str:
-    return line(user, arm, **{"status": 200, "answered": arm, "us": 9000, "limit": "0.006000s", **said})
+    return line(user, arm, **{"status": 200, "answered": arm, "us": 90_000, **said})
 
 
-def test_slow_answers_count_by_user_and_span_beside_failures(path: Path) -> None:
+def test_slow_answers_count_by_user_span_and_bound_beside_failures(path: Path) -> None:
     began = read(path)
     write(path, *(slow_line("ann", t=1000 + second) for second in range(10)), line("ann", t=1003))
-    write(path, slow_line("bob", "stable"), slow_line("bob", "stable"))
-    found = read(path, began)
-    assert found.slow == ((1, 1, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0))
+    write(path, slow_line("bob", "stable", us=60_000), slow_line("bob", "stable", us=60_000))
+    found = affected_users([path], "digits", 7, 10, began.upto, Slow((54.0, 80.0)))
+    assert found.slow[0] == ((1, 1, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0))
+    assert found.slow[1] == ((1, 1, 1, 0, 0, 0), (0, 0, 0, 0, 0, 0))
     assert (counts(found), found.told) == ((1, 0), 13)
+    assert read(path, began).slow == ()
 
 
 def test_slow_answers_of_a_stages_warm_up_do_not_count_and_those_of_earlier_stages_do(path: Path) -> None:
     began = read(path)
     write(path, slow_line("ann", t=1004), slow_line("bob", t=1011), line("cid", t=1004))
-    first = affected_users([path], "digits", 7, 10, began.upto, 1010)
-    assert (first.slow.canary[0], first.failed.canary[0]) == (1, 1)
+    first = affected_users([path], "digits", 7, 10, began.upto, Slow((54.0,), 1010))
+    assert (first.slow[0].canary[0], first.failed.canary[0]) == (1, 1)
     later = [slow_line(user, percent=50, t=2015) for user in ("ann", "bob", "dan")]
     write(path, slow_line("eve", percent=50, t=2005), *later)
-    second = affected_users([path], "digits", 7, 50, first.upto, 2010)
-    assert second.slow.canary == (1, 0, 0, 0, 0, 0)  # dan, whom the canary has not kept waiting before
+    second = affected_users([path], "digits", 7, 50, first.upto, Slow((54.0,), 2010))
+    assert second.slow[0].canary == (1, 0, 0, 0, 0, 0)  # dan, whom the canary has not kept waiting before
 
 
 def test_a_user_counts_once_a_release_against_the_canary_and_once_a_weight_for_it(path: Path) -> None:
@@ -267,8 +272,8 @@ def test_the_logs_of_several_envoys_tell_of_the_same_users(tmp_path: Path) -> No
 
 def test_a_line_that_is_none_is_left_out(path: Path) -> None:
     began = read(path)
-    write(path, line("ann"), " digits 7 \n", "1 500 - 1 stable 900 - digits 7 \n", line("bob").replace(" 10 ", " ten "))
-    write(path, line("bob", "elsewhere"), line("bob", status="-"), slow_line("bob", limit="soon"))
+    write(path, line("ann"), " digits 7 \n", "1 500 - 1 stable 900 1 digits 7 \n", line("bob").replace(" 10 ", " ten "))
+    write(path, line("bob", "elsewhere"), line("bob", status="-"), slow_line("bob", us="soon"))
     assert counts(read(path, began)) == (1, 0)
 
 

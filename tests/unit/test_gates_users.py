@@ -272,11 +272,10 @@ def test_users_are_told_of_with_or_without_those_who_asked() -> None:
 def held_against(*looks: Look) -> float:
     """The evidence of users alone."""
     gate = ErrorGate(canary().gates[0], 0.01, one_armed=False)
-    evidence = UserEvidence(1.5)
+    evidence = UserEvidence("failed", 1.5)
     for each in looks:
-        told = gate.told_of_users(each)
-        assert told is not None
-        evidence.take(*told)
+        [told] = gate.told_of_users(each)
+        evidence.take(told.at_risk, told.canary, told.stable)
     return evidence.log_evidence
 
 
@@ -296,9 +295,10 @@ def test_users_who_asked_are_taken_where_they_are_known() -> None:
 
 @pytest.mark.parametrize("stage", [0, 100])
 def test_at_weights_that_share_no_users_affected_ones_are_not_taken(stage: int) -> None:
-    affected = {"failed_users": (1,), "slow_users": (1,)}
+    affected = {"failed_users": (1,), "slow_users": ((1,),)}
     slow = LatencyGate(name="latency", kind="latency")
     errors = ErrorGate(canary().gates[0], 0.01, one_armed=False)
     for gate in (errors, SlowGate(slow, 0.01, one_armed=False, bounds_ms=None)):
-        assert gate.told_of_users(Look(1, stage, Arm(10, **affected), Arm(90, **affected))) is None
-        assert gate.told_of_users(Look(1, 10, Arm(10, **affected), Arm(90, **affected))) is not None
+        there, here = (Look(1, at, Arm(10, **affected), Arm(90, **affected), slow_ms=(8.0,)) for at in (stage, 10))
+        assert not gate.told_of_users(there)
+        assert gate.told_of_users(here)

@@ -15,7 +15,7 @@ from model_release.ledger.looks import StageLooks
 from model_release.spec import DisagreementGate
 from model_release.steps.answers import _same, asked_so_far
 from model_release.steps.reading import _by_user, replicas_of, summed
-from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow
 
 HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
 
@@ -94,8 +94,8 @@ def test_answers_are_the_same_by_class_or_value_by_value_and_nan_is_like_nothing
 
 # --- whose requests failed ------------------------------------------------------------------------
 
-TOLD = AffectedUsers(ByArm((3, 1), (1, 0)), ByArm((4, 2), (5, 0)), {"log": [1, 9]}, told=5)
-SILENT = AffectedUsers(ByArm((0, 0), (0, 0)), ByArm((0, 0), (0, 0)), {"log": [1, 9]}, told=0)
+TOLD = AffectedUsers(ByArm((3, 1), (1, 0)), (ByArm((4, 2), (5, 0)),), {"log": [1, 9]}, told=5)
+SILENT = AffectedUsers(ByArm((0, 0), (0, 0)), (), {"log": [1, 9]}, told=0)
 
 
 def sticky(
@@ -116,7 +116,7 @@ def sticky(
     return SimpleNamespace(
         model="digits",
         spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header, warmup_s=30)),
-        running=SimpleNamespace(judged_alone=judged_alone, slow_ms=slow_ms),
+        running=SimpleNamespace(judged_alone=judged_alone, slow_ms=[slow_ms] if slow_ms else []),
         claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=SimpleNamespace(version=7))),
         router=SimpleNamespace(affected_users=failed),
         asked=asked,
@@ -136,7 +136,8 @@ def stage_of(errors: int = 0, *, looks: int = 0, heard_t: float | None = None, s
 def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_since_the_look_before() -> None:
     step = sticky()
     look, kept, why = _by_user(step, stage_of(stage=50), Look(1.0, 50, Arm(10, 4), Arm(20, 2)))
-    assert step.asked == [("digits", 7, 50, {"log": [1, 1]}, datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC).timestamp())]
+    warm_s = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC).timestamp()
+    assert step.asked == [("digits", 7, 50, {"log": [1, 1]}, Slow((), warm_s))]
     assert (look.canary, look.stable) == (Arm(10, 4, failed_users=(3, 1)), Arm(20, 2, failed_users=(1, 0)))
     assert (kept, why) == ({"users": {"log": [1, 9]}, "users_heard_t": 1.0}, [])
 
@@ -154,9 +155,9 @@ def test_users_are_no_unit_where_the_weights_do_not_share_them(step: Any, stage:
 
 def test_slow_users_are_told_where_the_release_knows_what_is_slow() -> None:
     look, _, _ = _by_user(sticky(slow_ms=54.0), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
-    assert (look.canary.slow_users, look.stable.slow_users) == ((4, 2), (5, 0))
+    assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == ((54.0,), ((4, 2),), ((5, 0),))
     look, _, _ = _by_user(sticky(), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
-    assert (look.canary.slow_users, look.stable.slow_users) == (None, None)
+    assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == ((), None, None)
 
 
 @pytest.mark.parametrize(("slow_ms", "waits"), [(None, True), (8.0, True), (6.0, False), (5.0, False)])

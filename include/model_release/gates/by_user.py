@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from model_release.gates import sequential
 from model_release.gates.comparison import Comparison
 from model_release.gates.gate import Gate
 from model_release.gates.looks import Look
@@ -12,8 +14,9 @@ from model_release.gates.users import Levels, UserEvidence
 
 
 class Told(NamedTuple):
-    """What a look tells of affected users: who was at risk, and who was affected, on the canary and on stable."""
+    """What a look tells of affected users: who was at risk, and who `befell` something, on the canary and on stable."""
 
+    befell: str
     at_risk: tuple[float, float]
     canary: Levels
     stable: Levels
@@ -27,24 +30,24 @@ class ByUser(Gate):
     rarer with the time alone.
     """
 
-    befell = ""
-    """What happened to an affected user, as in "ten failed for the first time"."""
-    _users: UserEvidence | None = None
+    _users: Sequence[UserEvidence] = ()
     _by_user = False
 
     @abstractmethod
-    def told_of_users(self, look: Look) -> Told | None:
-        """Return whom a look tells of; None where it is judged by requests alone."""
+    def told_of_users(self, look: Look) -> Sequence[Told]:
+        """Return whom a look tells of, by what befell them; empty where it is judged by requests alone."""
 
     def _take_users(self, look: Look, odds_ratio: float) -> None:
         """Add a look's users, before its requests; one that tells of none, in a stage that does, is of requests."""
         told = self.told_of_users(look)
-        if self._by_user and told is None:
+        if self._by_user and not told:
             self._bet_requests_anew(self.log_evidence)
-        self._by_user = told is not None
-        if told is not None:
-            self._users = self._users or UserEvidence.begin(odds_ratio, self._most(), self._carried)
-            self._users.take(*told)
+        self._by_user = bool(told)
+        if told and not self._users:
+            most = self._most(len(told))
+            self._users = UserEvidence.begin([each.befell for each in told], odds_ratio, most, self._carried)
+        for evidence, each in zip(self._users, told, strict=False):
+            evidence.take(each.at_risk, each.canary, each.stable)
 
     def _bet_requests_anew(self, log_evidence: float) -> None:
         """Have requests go on from what the gate came to, which beside users may be less than what they did."""
@@ -57,16 +60,17 @@ class ByUser(Gate):
     def log_evidence(self) -> float:
         """The log of the e-value: the lesser of both, which is one where either is."""
         of_requests = super().log_evidence
-        return min(of_requests, self._users.log_evidence) if self._users and self._by_user else of_requests
+        if not self._by_user:
+            return of_requests
+        return min(of_requests, sequential.log_mean([evidence.log_evidence for evidence in self._users]))
 
     def carried(self) -> dict[str, Any]:
         """Return what the stages to come need, as JSON values."""
-        return {**super().carried(), "users": self._users.carried() if self._users else None}
+        return {**super().carried(), "by_user": [evidence.carried() for evidence in self._users]}
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
         """Return the gate's part of a verdict: its shares are of requests, and the sentence says the users too."""
         report = super().report(alpha_rollback, alpha_advance)
         if self._users:
-            own, other = self._users.canary, self._users.stable
-            report["sentence"] += f"; by user: {own} {self.befell} for the first time on the canary, {other} on stable"
+            report["sentence"] += f"; {max(self._users, key=lambda each: each.log_evidence).sentence()}"
         return report

@@ -67,8 +67,6 @@ class ShareGate(Gate):
 class ErrorGate(ByUser, ShareGate):
     """The share of failed requests."""
 
-    befell = "failed"
-
     def __init__(
         self, spec: ErrorRateGate, alpha_rollback: float, *, one_armed: bool, carried: Mapping[str, Any] | None = None
     ) -> None:
@@ -86,15 +84,16 @@ class ErrorGate(ByUser, ShareGate):
         self._take_users(look, self.spec.odds_ratio)
         super().take(look, warm=warm)
 
-    def told_of_users(self, look: Look) -> Told | None:
+    def told_of_users(self, look: Look) -> Sequence[Told]:
         """Return who failed for the first time, the second and so on; weights stand for users whom nobody counts."""
         canary, stable = look.canary, look.stable
         own, other = canary.failed_users, stable.failed_users
         if own is None or other is None or self._one_armed or self._shares is None:
-            return None
+            return []
         if canary.users is not None and stable.users is not None:
-            return Told((canary.users, stable.users), own, other)
-        return Told((look.stage, WHOLE - look.stage), own, other) if are_shared(look.stage) else None
+            return [Told("failed", (canary.users, stable.users), own, other)]
+        at_risk = (look.stage, WHOLE - look.stage)
+        return [Told("failed", at_risk, own, other)] if are_shared(look.stage) else []
 
 
 class OwnCounters(ShareGate):

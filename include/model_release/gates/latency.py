@@ -36,14 +36,15 @@ def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
     return sorted(bounds)
 
 
-def slow_for_users_ms(bounds_ms: Sequence[float], slower_than: float) -> float:
+def slow_for_users_ms(bounds_ms: Sequence[float], slower_than: float) -> list[float]:
     """
-    Return the latency (ms) beyond which a request is slow for its user, of stable's usual bounds.
+    Return the latencies (ms, rising) beyond which a request is slow for its user, of stable's bounds p50, p95 and p99.
 
-    It is one bound for both arms: rare on stable, as its p99 is, and far enough above its median for what all requests
-    of a canary would cross that is slower than allowed.
+    Each is one bound for both arms. They are rare on stable, as its p95 and p99 are, and not so near its median that
+    a canary would cross them with all of its requests which is no slower than allowed.
     """
-    return max(max(bounds_ms), min(bounds_ms) * slower_than)
+    median_ms, *tail_ms = sorted(bounds_ms)
+    return sorted({max(bound_ms, median_ms * slower_than) for bound_ms in tail_ms or [median_ms]})
 
 
 class Allowed(NamedTuple):

@@ -57,7 +57,8 @@ class Arm:
 
     `proportions` are the users' own counters by gate. Where users keep to their arm, `failed_users` are those who
     failed for the first time, the second, the fourth and so on (`USER_LEVELS`), `users` those who asked and had not
-    failed before, `slow_users` those who were answered slowly, as `failed_users`; None where nobody counts them.
+    failed before, `slow_users` those who waited too long, as `failed_users`, by each of the look's `slow_ms`; None
+    where nobody counts them.
     """
 
     requests: int = 0
@@ -66,7 +67,7 @@ class Arm:
     proportions: Mapping[str, Proportion] = field(default_factory=dict)
     users: int | None = None
     failed_users: tuple[int, ...] | None = None
-    slow_users: tuple[int, ...] | None = None
+    slow_users: tuple[tuple[int, ...], ...] | None = None
 
     @property
     def timed(self) -> int:
@@ -82,7 +83,7 @@ class Arm:
                 str(name): Proportion.from_dict(own) for name, own in (values.get("proportions") or {}).items()
             }
             users = None if values.get("users") is None else int(values["users"])
-            failed, slow = _by_level(values.get("failed_users")), _by_level(values.get("slow_users"))
+            failed, slow = _by_level(values.get("failed_users")), _by_bound(values.get("slow_users"))
             arm = cls(int(values["requests"]), int(values["errors"]), buckets, proportions, users, failed, slow)
             ordered = [arm.latency_buckets[bound] for bound in sorted(buckets, key=float)]
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -92,7 +93,7 @@ class Arm:
         untold, first = failed is None and users is not None, failed[0] if failed else 0
         if untold or any(count < 0 for count in failed or ()) or (users is not None and first > users):
             raise LookUnusable(f"{values.get('failed_users')} failed users of {users}")
-        if any(count < 0 for count in slow or ()):
+        if any(count < 0 for levels in slow or () for count in levels):
             raise LookUnusable(f"{values.get('slow_users')} slow users")
         if ordered != sorted(ordered) or (ordered and (ordered[0] < 0 or INFINITE not in buckets)):
             raise LookUnusable(f"latency_buckets {buckets} are not cumulative up to {INFINITE!r}")
@@ -114,7 +115,8 @@ class Look:
 
     `note` says why a look is empty when it is not for want of traffic. Stable's counts by replica, where they are
     known, tell how its bad requests clump. `control` is the old fleet while it answers mirrored requests alone, at
-    100 %. `strata` are the arms router by router, where there are several.
+    100 %. `strata` are the arms router by router, where there are several. `slow_ms` are the bounds that both arms'
+    `slow_users` are told by.
     """
 
     t: float
@@ -126,6 +128,7 @@ class Look:
     control: Arm = Arm()
     paired: Mapping[str, Paired] = field(default_factory=dict)
     strata: tuple[Stratum, ...] = ()
+    slow_ms: tuple[float, ...] = ()
 
     @property
     def compared(self) -> tuple[Stratum, ...]:
@@ -153,7 +156,21 @@ class Look:
         if not isinstance(paired, Mapping):
             raise LookUnusable(f"paired is a {type(paired).__name__}")
         pairs = {str(name): Paired.from_dict(own) for name, own in paired.items()}
-        return cls(t, stage, canary, stable, str(values.get("note", "")), by_replica, control, pairs, strata)
+        slow_ms = _bounds_of(values.get("slow_ms") or (), canary, stable)
+        note = str(values.get("note", ""))
+        return cls(t, stage, canary, stable, note, by_replica, control, pairs, strata, slow_ms)
+
+
+def _bounds_of(slow_ms: Any, *arms: Arm) -> tuple[float, ...]:
+    """Return the bounds of slow users, one for each that the arms tell of. Raises LookUnusable."""
+    try:
+        bounds = tuple(map(float, slow_ms))
+    except (TypeError, ValueError):
+        raise LookUnusable(f"slow_ms is {slow_ms!r}") from None
+    told = [len(arm.slow_users) for arm in arms if arm.slow_users is not None]
+    if any(count != len(bounds) for count in told):
+        raise LookUnusable(f"{told} bounds of slow users, slow_ms is {slow_ms!r}")
+    return bounds
 
 
 def _by_level(failed: Any) -> tuple[int, ...] | None:
@@ -161,6 +178,11 @@ def _by_level(failed: Any) -> tuple[int, ...] | None:
     if failed is None:
         return None
     return tuple(map(int, failed)) if isinstance(failed, list | tuple) else (int(failed),)
+
+
+def _by_bound(slow: Any) -> tuple[tuple[int, ...], ...] | None:
+    """Return users by bound and level."""
+    return None if slow is None else tuple(tuple(map(int, levels)) for levels in slow)
 
 
 def _arms(values: Any) -> tuple[Arm, Arm]:

@@ -17,7 +17,7 @@ P99_SHARE = 0.01
 """The share of requests that may be slower than an objective for the p99."""
 
 SAME_ODDS = 1.0
-"""Users are told by one bound for both arms, which has the allowed slowness in it (`latency.slow_for_users_ms`)."""
+"""Users are told by bounds that are the same for both arms (`latency.slow_for_users_ms`)."""
 
 
 class SlowGate(ByUser):
@@ -27,8 +27,6 @@ class SlowGate(ByUser):
     Given bounds count; else they are read from stable in the looks before, during the warm-up at the least. Without a
     stable the bound is the objective's.
     """
-
-    befell = "waited too long"
 
     def __init__(
         self,
@@ -104,12 +102,16 @@ class SlowGate(ByUser):
         if self.comparisons and self._carried:
             self._bet_requests_anew(float(self._carried["log_evidence"]))
 
-    def told_of_users(self, look: Look) -> Told | None:
-        """Return who was slow for the first time, the second and so on; nobody counts who could have been."""
+    def told_of_users(self, look: Look) -> Sequence[Told]:
+        """Return who waited too long for the first time, the second and so on, by bound; nobody counts who asked."""
         own, other = look.canary.slow_users, look.stable.slow_users
         if own is None or other is None or self._one_armed or not are_shared(look.stage):
-            return None
-        return Told((look.stage, WHOLE - look.stage), own, other)
+            return []
+        at_risk = (look.stage, WHOLE - look.stage)
+        return [
+            Told(f"waited longer than {bound_ms:g} ms", at_risk, canary, stable)
+            for bound_ms, canary, stable in zip(look.slow_ms, own, other, strict=True)
+        ]
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
         """Return the gate's part of a verdict, with its bounds (ms) and what they really allow."""

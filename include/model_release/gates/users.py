@@ -43,9 +43,11 @@ class UserEvidence:
     """
     Users who were affected on either arm, by level, and what that is worth against the canary over a release.
 
-    `most` is the log of the factor that one look may be worth to the first level.
+    `befell` says what happened to them, as in "3 failed"; `most` is the log of the factor that one look may be worth to
+    the first level.
     """
 
+    befell: str
     odds_ratio: float
     most: float = math.inf
     levels: list[Wealth] = field(default_factory=lambda: [Wealth() for _ in USER_LEVELS])
@@ -74,16 +76,22 @@ class UserEvidence:
         """Return what later stages need, as JSON values."""
         return [wealth.to_dict() for wealth in self.levels]
 
+    def sentence(self) -> str:
+        """Say both numbers."""
+        return f"by user: {self.canary} {self.befell} for the first time on the canary, {self.stable} on stable"
+
     @classmethod
-    def begin(cls, odds_ratio: float, most: float, gate: Mapping[str, Any] | None) -> UserEvidence:
-        """Go on from what the gate came to in earlier stages; the bets go on where there were any."""
-        begun = cls(odds_ratio, most)
-        if gate and gate.get("users"):
-            begun.levels = [Wealth.from_dict(values) for values in gate["users"]]
-            for wealth in begun.levels:
+    def begin(
+        cls, befell: Sequence[str], odds_ratio: float, most: float, gate: Mapping[str, Any] | None
+    ) -> list[UserEvidence]:
+        """Go on from what the gate came to in earlier stages, one by what befell; bets go on where there were any."""
+        begun = [cls(each, odds_ratio, most) for each in befell]
+        for evidence, before in zip(begun, (gate or {}).get("by_user", []), strict=False):
+            evidence.levels = [Wealth.from_dict(values) for values in before]
+            for wealth in evidence.levels:
                 wealth.begin_stage()
-        if gate:
-            less = begun.log_evidence - float(gate["log_evidence"])
-            for wealth in begun.levels:
+        for evidence in begun if gate else []:
+            less = evidence.log_evidence - float((gate or {})["log_evidence"])
+            for wealth in evidence.levels:
                 wealth.total -= less
         return begun

@@ -138,8 +138,8 @@ class Running(Part):
     """Whether no fleet may get the version before its benchmark is sealed."""
     standby_before: Placement | None = None
     """What was warm when the release began; a dry run puts it back."""
-    slow_ms: float | None = None
-    """Beyond it an answer is slow for its user, while arms are sticky; None: latency is judged by request."""
+    slow_ms: list[float] = []
+    """Beyond which bounds a request is slow for its user, while arms are sticky; none: latency is judged by request."""
 
     @property
     def holder(self) -> str:

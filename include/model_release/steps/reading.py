@@ -8,7 +8,7 @@ evidence, and is said.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from model_release.spec import ProportionGate
 from model_release.steps.answers import ask
 from model_release.steps.context import Sight, Step
 from model_release.traffic.envoy_counts import total
-from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow
 
 log = logging.getLogger(__name__)
 
@@ -81,23 +81,25 @@ def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str,
         found = affected_users(step, looks)
         why = "its log tells of none; `router.user_log` has to be the file that Envoy writes"
     except RouterUnavailable as error:
-        found, why = AffectedUsers(ByArm(), ByArm(), looks.users), str(error)
+        nobody = tuple(ByArm() for _ in step.running.slow_ms)
+        found, why = AffectedUsers(ByArm(), nobody, looks.users), str(error)
     if found is None or look.note:
         return look, {}, []
     if not found.told and missed >= _MANY:
         told = f"users: the canary is judged by request: the router counted {missed} bad ones of it, and {why}"
         return look, {}, [told]
-    slow = found.slow if step.running.slow_ms is not None else (None, None)
+    slow_ms = tuple(step.running.slow_ms)
+    waited = [tuple(by_arm[place] for by_arm in found.slow) if slow_ms else None for place in (0, 1)]
     canary, stable = (
-        replace(arm, failed_users=failed, slow_users=late)
-        for arm, failed, late in zip((look.canary, look.stable), found.failed, slow, strict=True)
+        replace(arm, failed_users=failed, slow_users=slow)
+        for arm, failed, slow in zip((look.canary, look.stable), found.failed, waited, strict=True)
     )
     kept = {"users": dict(found.upto), "users_heard_t": look.t if found.told else looks.users_heard_t}
     troubles = [] if found.failed.canary else [f"users: source_down: {why}"]
-    return replace(look, canary=canary, stable=stable), kept, troubles
+    return replace(look, canary=canary, stable=stable, slow_ms=slow_ms), kept, troubles
 
 
-def _missed(looks: StageLooks, until_t: float, slow_ms: float | None) -> int:
+def _missed(looks: StageLooks, until_t: float, slow_ms: Sequence[float]) -> int:
     """Return how many bad requests of the canary the router had counted by then, since its log told of any."""
     heard_t, missed = looks.users_heard_t, 0
     for each in looks.looks:
@@ -106,9 +108,9 @@ def _missed(looks: StageLooks, until_t: float, slow_ms: float | None) -> int:
     return missed
 
 
-def _slow(buckets: Mapping[str, int], slow_ms: float | None) -> int:
+def _slow(buckets: Mapping[str, int], slow_ms: Sequence[float]) -> int:
     """Return how many requests were slow for their users, as far as buckets can tell."""
-    beyond = [count for bound, count in buckets.items() if slow_ms is not None and float(bound) >= slow_ms]
+    beyond = [count for bound, count in buckets.items() if slow_ms and float(bound) >= min(slow_ms)]
     return int(max(beyond) - min(beyond)) if beyond else 0
 
 
@@ -124,7 +126,8 @@ def affected_users(step: Step, looks: StageLooks) -> AffectedUsers | None:
     if canary is None:
         return None
     warm_s = looks.started_at.timestamp() + step.spec.canary.warmup_s
-    return step.router.affected_users(step.model, canary.version, looks.stage, looks.users, warm_s)
+    slow = Slow(tuple(step.running.slow_ms), warm_s)
+    return step.router.affected_users(step.model, canary.version, looks.stage, looks.users, slow)
 
 
 def are_told(step: Step, stage: int) -> bool:

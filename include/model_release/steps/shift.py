@@ -45,8 +45,8 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         route = route_of(step.claim.check(), step, canary_percent=stage, shadow_percent=shadow_percent)
         apply_route(step, route)
         _open_looks(step, stage, users)
-        shifted = {"stage": stage, "weights": route.weights, "mirrored": route.mirrored, "slow_ms": route.slow_ms}
-        step.event("shifted", **shifted)
+        shifted = {"stage": stage, "weights": route.weights, "mirrored": route.mirrored}
+        step.event("shifted", **shifted, slow_ms=step.running.slow_ms)
         return shifted
 
 
@@ -89,14 +89,14 @@ def _users_upto(step: Step, stage: int) -> dict[str, Any]:
 
 def _note_what_is_slow(step: Step, stage: int) -> None:
     """
-    Fix beyond which time an answer is slow for its user, once a release, by what stable did before.
+    Fix beyond which bounds a request is slow for its user, once a release, by what stable did before.
 
     As the latency gate's own bounds: the data under test cannot choose it. Without enough requests there is none.
     """
     gates = [gate for gate in step.spec.canary.gates if isinstance(gate, LatencyGate)]
     able = reading.are_told(step, stage) and USERS in step.router.capabilities
     stable = step.claim.check().stable
-    if not gates or not able or stable is None or step.running.slow_ms is not None:
+    if not gates or not able or stable is None or step.running.slow_ms:
         return
     bounds_ms = next((gate.bounds_ms for gate in gates if gate.bounds_ms), None) or _usual_ms(step, stable.fleet)
     if bounds_ms:

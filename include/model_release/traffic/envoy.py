@@ -27,11 +27,13 @@ from model_release.traffic.router import (
     ARM_COUNTERS,
     CROSS_ARM_RETRY,
     MIRROR,
+    NOTHING_SLOW,
     STICKY,
     USERS,
     AffectedUsers,
     ArmCounters,
     Route,
+    Slow,
 )
 
 LOCK_TIMEOUT_S = 10.0
@@ -149,7 +151,7 @@ class EnvoyRouter:
         return found
 
     def affected_users(
-        self, model: str, version: int, percent: int, since: Mapping[str, Any], slow_from_s: float = 0.0
+        self, model: str, version: int, percent: int, since: Mapping[str, Any], slow: Slow = NOTHING_SLOW
     ) -> AffectedUsers | None:
         """
         Return who was affected, by every Envoy's log; None without such logs.
@@ -161,7 +163,7 @@ class EnvoyRouter:
         if not since:
             for admin in self._admins:
                 self._require_log(admin, self._user_log.path)
-        return affected_users(self._user_log.files, model, version, percent, since, slow_from_s)
+        return affected_users(self._user_log.files, model, version, percent, since, slow)
 
     @staticmethod
     def _require_log(admin: EnvoyAdmin, path: Path) -> None:

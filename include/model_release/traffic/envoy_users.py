@@ -17,7 +17,16 @@ from typing import NamedTuple
 from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_clusters import GRPC_ERRORS, GRPC_NOT_FOUND, TYPES, Json
 from model_release.traffic.rotated_log import Part, parted
-from model_release.traffic.router import ARM_HEADER, ARMS, USER_LEVELS, AffectedUsers, ByArm, Route
+from model_release.traffic.router import (
+    ARM_HEADER,
+    ARMS,
+    NOTHING_SLOW,
+    USER_LEVELS,
+    AffectedUsers,
+    ByArm,
+    Route,
+    Slow,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +34,7 @@ SHARE_HEADER = "x-model-share"
 """From the route on to the replicas: `MODEL VERSION PERCENT ARM USER`; version and percent are the canary's."""
 
 SLOW_HEADER = "x-model-slow"
-"""From the route on to the replicas: beyond which time a request is slow, as CEL reads a duration: `0.054s`."""
+"""From the route on to the replicas: beyond which time a request may be slow, as CEL reads a duration: `0.054s`."""
 
 _NOT_FOUND, _SERVER_ERROR = 404, 500
 # A little broader than what counts as failed or slow, which `_Affected.read` decides.
@@ -38,10 +47,10 @@ _WORTH_A_LINE = (
     f"&& request.headers['{SHARE_HEADER}'].contains(' canary ')) || "
     f"('{SLOW_HEADER}' in request.headers && request.duration > duration(request.headers['{SLOW_HEADER}'])))"
 )
-# The time is what Envoy's histograms hold: from the whole request to the whole answer, in microseconds.
+# The first of the times is what Envoy's histograms hold: from the whole request to the whole answer.
 _LINE = (
     "%START_TIME(%s)% %RESPONSE_CODE% %GRPC_STATUS_NUMBER% %UPSTREAM_REQUEST_ATTEMPT_COUNT% "
-    f"%RESP({ARM_HEADER})% %COMMON_DURATION(DS_RX_END:US_RX_END:us)% %REQ({SLOW_HEADER})% %REQ({SHARE_HEADER})%\n"
+    f"%RESP({ARM_HEADER})% %COMMON_DURATION(DS_RX_END:US_RX_END:us)% %DURATION% %REQ({SHARE_HEADER})%\n"
 )
 _BEFORE_SHARE, _FIELDS = 7, 12
 _NOTHING = b"-"
@@ -107,27 +116,30 @@ def affected_users(
     version: int,
     percent: int,
     since: Mapping[str, Sequence[int]],
-    slow_from_s: float = 0.0,
+    slow: Slow = NOTHING_SLOW,
 ) -> AffectedUsers:
     """
     Read the logs of all Envoys; `since` is `upto` of an earlier reading, or empty: the release begins now.
 
-    Slow answers count from `slow_from_s` (Unix time) on at the weight now; those at earlier weights, from the first on.
+    Slow requests count from `slow.from_s` on at the weight now; those at earlier weights, from the first on.
 
     Raises RouterUnavailable when a log cannot be read.
     """
     parts = [_parted(path, since.get(str(path))) for path in files]
     release = f" {model} {version} ".encode()
-    failed, slow, told = _Times(percent), _Times(percent), 0
+    failed, waited, told = _Times(percent), [_Times(percent) for _ in slow.bounds_ms], 0
     for part, is_new in [*((part.before, False) for part in parts), *((part.new, True) for part in parts)]:
         for one in _lines(part, release):
             told += is_new
             if one.failed:
                 failed.add(one, count=is_new)
-            if one.slow and (one.percent != percent or one.began_s >= slow_from_s):
-                slow.add(one, count=is_new)
+            if one.percent == percent and one.began_s < slow.from_s:
+                continue
+            for bound_ms, times in zip(slow.bounds_ms, waited, strict=True):
+                if one.waited_ms > bound_ms:
+                    times.add(one, count=is_new)
     upto = {str(path): part.upto for path, part in zip(files, parts, strict=True)}
-    return AffectedUsers(failed.counted, slow.counted, upto, told)
+    return AffectedUsers(failed.counted, tuple(times.counted for times in waited), upto, told)
 
 
 def _parted(path: Path, since: Sequence[int] | None) -> Part:
@@ -183,42 +195,40 @@ class _Times:
 
 
 class _Affected(NamedTuple):
-    """A request that an arm failed or was slow to answer, when, and whose it was."""
+    """
+    A request that an arm failed or may have been slow to answer, when, and whose it was.
+
+    `waited_ms` is how long the arm took to answer; 0 for one that was failed by the canary and answered by stable.
+    """
 
     began_s: int
     arm: str
     percent: int
     user: bytes
     failed: bool
-    slow: bool
+    waited_ms: float
 
     @classmethod
     def read(cls, line: bytes) -> _Affected | None:
         """
-        Read a line; None for one that is neither.
+        Read a line; None for one that says nothing of an arm.
 
         A NOT_FOUND that the second asked says too is the client's, who pins a version. Raises ValueError, KeyError.
         """
-        began, status, grpc, tries, answered, took_us, limit, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
+        began, status, grpc, tries, answered, took_us, all_ms, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
         code = -1 if grpc == _NOTHING else int(grpc)
         if code == GRPC_NOT_FOUND:
             return None
         bad = code in GRPC_ERRORS or int(status) >= _SERVER_ERROR or int(status) == _NOT_FOUND
         helped = int(tries) > 1 or (arm == b"canary" and answered == b"stable")
         failed = bad or helped
+        # One that its client gave up was waited for as long as it lasted.
+        waited_ms = int(all_ms) if took_us == _NOTHING else int(took_us) / 1000
         # What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
-        slow = _is_slow(took_us, limit) and (arm == b"stable" or not failed)
-        if not failed and not slow:
-            return None
+        if arm == b"canary" and failed:
+            waited_ms = 0.0
         named = {b"canary": "canary", b"stable": "stable"}[arm]
-        return cls(int(began), named, int(percent), user, failed, slow)
-
-
-def _is_slow(took_us: bytes, limit: bytes) -> bool:
-    """Return whether a request was slow; one that its client gave up is slower than any. Raises ValueError."""
-    if limit == _NOTHING:
-        return False
-    return took_us == _NOTHING or int(took_us) > float(limit.removesuffix(b"s")) * 1e6
+        return cls(int(began), named, int(percent), user, failed, waited_ms)
 
 
 def _lines(held: bytes, release: bytes) -> Iterator[_Affected]:

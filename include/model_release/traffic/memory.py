@@ -11,10 +11,12 @@ from model_release.traffic.router import (
     ARM_COUNTERS,
     CROSS_ARM_RETRY,
     MIRROR,
+    NOTHING_SLOW,
     STICKY,
     AffectedUsers,
     ArmCounters,
     Route,
+    Slow,
 )
 
 
@@ -62,7 +64,7 @@ class MemoryRouter:
         version: int,  # noqa: ARG002
         percent: int,  # noqa: ARG002
         since: Mapping[str, Any],  # noqa: ARG002
-        slow_from_s: float = 0.0,  # noqa: ARG002
+        slow: Slow = NOTHING_SLOW,  # noqa: ARG002
     ) -> AffectedUsers | None:
         """Return None: it does not tell users apart."""
         return None

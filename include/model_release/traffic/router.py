@@ -49,7 +49,7 @@ class Route:
     every higher one, and who comes first is another with each version. Requests without it go by chance, each for
     itself. What the canary fails to answer, or does not answer within `try_timeout_s`, is asked of stable, where a
     router can. A fleet in `mirrored` is sent so many percent of all requests a second time, and nobody waits for its
-    answers. Where a router tells of affected users, a request of theirs is slow beyond `slow_ms`; None: none is.
+    answers. Where a router tells of affected users, it is to tell of their requests beyond `slow_ms`; None: of none.
     """
 
     model: str
@@ -167,10 +167,20 @@ class ByArm(NamedTuple):
     stable: tuple[int, ...] = ()
 
 
+class Slow(NamedTuple):
+    """Which requests are slow for their users: beyond each bound (ms), from a time on (Unix time, s): warm ones."""
+
+    bounds_ms: tuple[float, ...] = ()
+    from_s: float = 0.0
+
+
+NOTHING_SLOW = Slow()
+
+
 @dataclass(frozen=True)
 class AffectedUsers:
     """
-    Whom the arms failed since an earlier reading, and whom they answered slowly: beyond the route's `slow_ms`.
+    Whom the arms failed since an earlier reading, and who waited longer than each bound that was asked for.
 
     Times are counted in a stage; a user of the canary comes to a level once in a release. A request that does not say
     whose it is counts as a user of its own. `upto` is where the next reading goes on from, as JSON values; `told` is of
@@ -178,7 +188,7 @@ class AffectedUsers:
     """
 
     failed: ByArm
-    slow: ByArm
+    slow: tuple[ByArm, ...]
     upto: Mapping[str, Any]
     told: int = 0
 
@@ -224,13 +234,12 @@ class Router(Protocol):
         """
 
     def affected_users(
-        self, model: str, version: int, percent: int, since: Mapping[str, Any], slow_from_s: float = 0.0
+        self, model: str, version: int, percent: int, since: Mapping[str, Any], slow: Slow = NOTHING_SLOW
     ) -> AffectedUsers | None:
         """
         Return who was affected since `since`: `upto` of an earlier reading, or empty where the release begins.
 
-        Counted are those at this version of the canary and this weight of it (percent); a slow answer counts for
-        requests that came after `slow_from_s` (Unix time), when both arms were warm.
+        Counted are those at this version of the canary and this weight of it (percent).
 
         None where the router has not USERS. Raises RouterUnavailable when it cannot be known now.
         """

@@ -14,6 +14,7 @@ import pytest
 from model_release.environment import Environment
 from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy import EnvoyRouter, _replace
+from model_release.traffic.router import Slow
 from tests.contracts.router import NEW, route
 from tests.sandbox.envoy.parts import MODEL, Sandbox, call, eventually, put
 
@@ -187,11 +188,11 @@ def test_an_envoy_that_does_not_write_the_log_is_found_out_before_a_release(sand
         EnvoyRouter(Environment.model_validate(values)).affected_users(MODEL, NEW, PERCENT, {})
 
 
-def slow(router: EnvoyRouter, told: Readings, slow_from_s: float = 0.0) -> tuple[int, int]:
+def slow(router: EnvoyRouter, told: Readings, bound_ms: float, from_s: float = 0.0) -> tuple[int, int]:
     """Who waited too long for the first time on canary and stable since the readings began."""
-    found = router.affected_users(MODEL, NEW, PERCENT, told.upto, slow_from_s)
+    found = router.affected_users(MODEL, NEW, PERCENT, told.upto, Slow((bound_ms,), from_s))
     assert found is not None
-    return found.slow.canary[0], found.slow.stable[0]
+    return found.slow[0].canary[0], found.slow[0].stable[0]
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -208,9 +209,9 @@ def test_whoever_waits_too_long_for_an_arms_answer_is_told(
                 assert sandbox.get(x_user=name, x_mode=mode, x_model_slow="0s").status == 200
             else:
                 call(channel, x_model=MODEL, x_user=name, x_mode=mode)
-    eventually(lambda: slow(router, told) == (3, 2))
+    eventually(lambda: slow(router, told, 400) == (3, 2))
     assert told.now() == (0, 0)
-    assert slow(router, told, time.time() + 60) == (0, 0)
+    assert slow(router, told, 400, time.time() + 60) == slow(router, told, 5000) == (0, 0)
 
 
 def test_what_stable_answers_in_the_canarys_place_is_a_failure_and_no_slow_answer(
@@ -220,7 +221,7 @@ def test_what_stable_answers_in_the_canarys_place_is_a_failure_and_no_slow_answe
     told, whose = Readings(router), arms(sandbox)
     assert ask_all(sandbox, "green:stuck", whose["canary"][:2]) == [200, 200]
     assert ask_all(sandbox, "hang", whose["stable"][:1]) == [200]
-    eventually(lambda: slow(router, told) == (0, 1))
+    eventually(lambda: slow(router, told, 400) == (0, 1))
     assert told.now() == (2, 0)
 
 
@@ -232,7 +233,7 @@ def test_a_client_that_gives_up_has_waited_too_long(sandbox: Sandbox, router: En
             sandbox.get(x_user=whose[arm][0], x_mode="stuck", timeout_s=0.6)
         with pytest.raises(TimeoutError):
             sandbox.get(x_user=whose[arm][1], x_mode="stuck", timeout_s=0.1)
-    eventually(lambda: slow(router, told) == (1, 1))
+    eventually(lambda: slow(router, told, 300) == (1, 1))
 
 
 def test_without_a_bound_nothing_is_slow_whatever_a_client_says(sandbox: Sandbox, router: EnvoyRouter) -> None:
@@ -241,7 +242,7 @@ def test_without_a_bound_nothing_is_slow_whatever_a_client_says(sandbox: Sandbox
     assert sandbox.get(x_user=NAMES[0], x_mode="hang", x_model_slow="0.001s").status == 200
     ask_all(sandbox, "broken", ["the last"])
     eventually(lambda: sum(told.now()) > 0)
-    assert slow(router, told) == (0, 0)
+    assert slow(router, told, 1) == (0, 0)
     assert log_of(sandbox).read_text().count("\n") == 1
 
 
