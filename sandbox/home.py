@@ -46,7 +46,7 @@ class Home:
 
     @property
     def user_log(self) -> Path:
-        """Return the file in which Envoy writes whose requests failed."""
+        """Return the file in which Envoy writes whose requests failed or were slow."""
         return self.envoy / "affected-users.log"
 
     @property

@@ -77,7 +77,7 @@ class FleetPair(Section):
 
 
 class UserLog(Section):
-    """Where each Envoy writes which users' requests failed, so that with sticky arms a user counts as one."""
+    """Where each Envoy writes whose requests failed or were slow, so that with sticky arms a user counts as one."""
 
     path: Path
     """As an Envoy sees it, in its own file system."""
@@ -100,7 +100,7 @@ class EnvoyRouter(Section):
     http: str
     """host:port where clients speak HTTP and gRPC."""
     user_log: UserLog | None = None
-    """Without it, errors are counted by request also where arms are sticky."""
+    """Without it, errors and latency are counted by request also where arms are sticky."""
 
     @model_validator(mode="after")
     def _each_envoy_has_a_log(self) -> EnvoyRouter:

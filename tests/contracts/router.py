@@ -95,6 +95,7 @@ class RouterContract:
             try_timeout_s=1.5,
             mirrored={"green": 25},
             slow_ms=54.0,
+            often_ms=27.0,
         )
         router.set(asked)
         router.confirm(asked, timeout_s=CONFIRMED_WITHIN_S)

@@ -38,6 +38,11 @@ def write(path: Path, *lines: str) -> None:
         log.write("".join(lines))
 
 
+def levels(told: tuple[int, ...]) -> dict[int, int]:
+    """How many came to each level that anybody came to."""
+    return {level: count for level, count in zip(USER_LEVELS, told, strict=True) if count}
+
+
 def counts(found: AffectedUsers) -> tuple[int, int]:
     """Who failed for the first time."""
     return found.failed.canary[0], found.failed.stable[0]
@@ -102,8 +107,8 @@ def test_slow_answers_count_by_user_span_and_bound_beside_failures(path: Path) -
     write(path, *(slow_line("ann", t=1000 + second) for second in range(10)), line("ann", t=1003))
     write(path, slow_line("bob", "stable", us=60_000), slow_line("bob", "stable", us=60_000))
     found = affected_users([path], "digits", 7, 10, began.upto, Slow((54.0, 80.0)))
-    assert found.slow[0] == ((1, 1, 1, 0, 0, 0), (1, 0, 0, 0, 0, 0))
-    assert found.slow[1] == ((1, 1, 1, 0, 0, 0), (0, 0, 0, 0, 0, 0))
+    assert [levels(arm) for arm in found.slow[0]] == [{1: 1, 2: 1, 3: 1, 4: 1}, {1: 1}]
+    assert [levels(arm) for arm in found.slow[1]] == [{1: 1, 2: 1, 3: 1, 4: 1}, {}]
     assert (counts(found), found.told) == ((1, 0), 13)
     assert read(path, began).slow == ()
 
@@ -116,7 +121,7 @@ def test_slow_answers_of_a_stages_warm_up_do_not_count_and_those_of_earlier_stag
     later = [slow_line(user, percent=50, t=2015) for user in ("ann", "bob", "dan")]
     write(path, slow_line("eve", percent=50, t=2005), *later)
     second = affected_users([path], "digits", 7, 50, first.upto, Slow((54.0,), 2010))
-    assert second.slow[0].canary == (1, 0, 0, 0, 0, 0)  # dan, whom the canary has not kept waiting before
+    assert levels(second.slow[0].canary) == {1: 1}  # dan, whom the canary has not kept waiting before
 
 
 def test_a_user_counts_once_a_release_against_the_canary_and_once_a_weight_for_it(path: Path) -> None:
@@ -136,9 +141,27 @@ def test_a_user_comes_to_a_level_by_spans_of_two_seconds_and_not_by_requests(pat
     began = read(path)
     write(path, *(line("ann", t=1000 + second) for second in range(10) for _ in range(5)))
     found = read(path, began)
-    assert dict(zip(USER_LEVELS, found.failed.canary, strict=True)) == {1: 1, 2: 1, 4: 1, 8: 0, 16: 0, 32: 0}
+    assert levels(found.failed.canary) == {1: 1, 2: 1, 3: 1, 4: 1}
     write(path, line("ann", t=1001), *(line("ann", t=1010 + 2 * span) for span in range(3)))
-    assert read(path, found).failed.canary == (0, 0, 0, 1, 0, 0)
+    assert levels(read(path, found).failed.canary) == {6: 1, 8: 1}
+
+
+def test_lines_that_are_not_in_order_come_to_each_level_once(tmp_path: Path) -> None:
+    """Those of several Envoys, and of requests that end before others which began before."""
+    logs = [tmp_path / "one.log", tmp_path / "two.log"]
+    for log in logs:
+        log.touch()
+    found = affected_users(logs, "digits", 7, 10, {})
+    came, random = dict.fromkeys(USER_LEVELS, 0), Random(3)
+    for reading in range(6):
+        seconds = [1000 + 20 * reading + 2 * span for span in range(10)]
+        random.shuffle(seconds)
+        for t in seconds:
+            write(random.choice(logs), line("ann", t=t))
+        found = affected_users(logs, "digits", 7, 10, found.upto)
+        for level, count in levels(found.failed.canary).items():
+            came[level] += count
+    assert came == {level: int(level <= 60) for level in USER_LEVELS}
 
 
 def test_levels_are_counted_anew_at_each_weight_but_those_that_the_canary_brought_a_user_to_before(path: Path) -> None:
@@ -146,12 +169,12 @@ def test_levels_are_counted_anew_at_each_weight_but_those_that_the_canary_brough
     for arm in ("canary", "stable"):
         write(path, *(line(f"{arm}'s", arm, t=1000 + 2 * span) for span in range(3)))
     first = read(path, began)
-    assert first.failed.canary == first.failed.stable == (1, 1, 0, 0, 0, 0)
+    assert levels(first.failed.canary) == levels(first.failed.stable) == {1: 1, 2: 1, 3: 1}
     for arm in ("canary", "stable"):
         write(path, *(line(f"{arm}'s", arm, percent=50, t=2000 + 2 * span) for span in range(4)))
     second = read(path, first, percent=50)
-    assert second.failed.canary == (0, 0, 1, 0, 0, 0)
-    assert second.failed.stable == (1, 1, 1, 0, 0, 0)
+    assert levels(second.failed.canary) == {4: 1}
+    assert levels(second.failed.stable) == {1: 1, 2: 1, 3: 1, 4: 1}
 
 
 def test_a_release_begins_with_its_first_reading_so_another_try_of_a_version_is_judged_anew(path: Path) -> None:

@@ -13,11 +13,12 @@ import pytest
 from scipy import stats
 
 from model_release.gates.judge import Judge
-from model_release.gates.latency import bounds_from, slow_for_users_ms
+from model_release.gates.latency import SlowForUsers, bounds_from, slow_for_users
 from model_release.gates.looks import Arm, Look
 from model_release.gates.stream import judged
 from model_release.spec import Canary
 from model_release.traffic.envoy_resources import latency_bounds_ms
+from model_release.traffic.envoy_users import OFTEN_SAMPLED_PERCENT
 from model_release.traffic.router import USER_LEVELS
 
 BOUNDS = np.array(latency_bounds_ms())
@@ -51,7 +52,8 @@ class Played:
         found = bounds_from(buckets(times))
         assert found is not None
         self.bounds_ms = found
-        self.slow_ms = slow_for_users_ms(found, LATENCY["slower_than"])
+        often_ms, bounds_ms = slow_for_users(found, LATENCY["slower_than"])
+        self.slow_ms, self.logged_ms = [*([often_ms] if often_ms else []), *bounds_ms], bounds_ms[0]
 
     def times(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return self.medians_ms[users] * np.exp(self.spread * self.rng.standard_normal(len(users)))
@@ -66,8 +68,9 @@ class Played:
                 users = np.repeat(np.arange(len(place)), self.rng.poisson(self.rates))
                 times = self.times(users) * np.where(own[users] & (k >= begins), factor, 1.0)
                 late = np.zeros_like(before, bool)
+                logged = (times > self.logged_ms) | (self.rng.random(len(times)) < OFTEN_SAMPLED_PERCENT / 100)
                 for each, bound_ms in zip(late, self.slow_ms, strict=True):
-                    each[users[times > bound_ms]] = True
+                    each[users[logged & (times > bound_ms)]] = True
                 spans += late
                 told = late & ~(own & (spans <= before))
                 arms = (
@@ -195,9 +198,17 @@ def test_users_of_a_stages_warm_up_are_not_taken() -> None:
     assert judge.log_evidence > math.log(100)
 
 
-def test_what_is_slow_for_users_is_rare_on_stable_and_not_what_a_canary_as_slow_as_allowed_crosses() -> None:
-    assert slow_for_users_ms([40, 90, 130], 1.2) == [90, 130]
-    assert slow_for_users_ms([40, 44, 130], 1.5) == [60, 130]
-    assert slow_for_users_ms([40, 44], 1.5) == [60]
-    assert slow_for_users_ms([40, 42, 44], 1.5) == [60]
-    assert slow_for_users_ms([4], 1.5) == [6]
+@pytest.mark.parametrize(
+    ("usual_ms", "slower_than", "found"),
+    [
+        ([40, 90, 130], 1.2, SlowForUsers(48, [90, 130])),
+        ([40, 44, 130], 1.5, SlowForUsers(None, [60, 130])),
+        ([40, 44], 1.5, SlowForUsers(None, [60])),
+        ([40, 42, 44], 1.5, SlowForUsers(None, [60])),
+        ([4], 1.5, SlowForUsers(None, [6])),
+    ],
+)
+def test_what_is_slow_for_users_is_rare_on_stable_or_told_of_by_a_sample(
+    usual_ms: list[float], slower_than: float, found: SlowForUsers
+) -> None:
+    assert slow_for_users(usual_ms, slower_than) == found

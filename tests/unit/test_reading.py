@@ -106,6 +106,7 @@ def sticky(
     slow_ms: float | None = None,
 ) -> Any:
     asked: list[tuple[Any, ...]] = []
+    slow = [slow_ms] if slow_ms else []
 
     def failed(*about: Any) -> AffectedUsers:
         asked.append(about)
@@ -116,7 +117,7 @@ def sticky(
     return SimpleNamespace(
         model="digits",
         spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header, warmup_s=30)),
-        running=SimpleNamespace(judged_alone=judged_alone, slow_ms=[slow_ms] if slow_ms else []),
+        running=SimpleNamespace(judged_alone=judged_alone, slow_ms=slow, user_bounds_ms=tuple(slow)),
         claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=SimpleNamespace(version=7))),
         router=SimpleNamespace(affected_users=failed),
         asked=asked,

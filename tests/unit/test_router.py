@@ -139,7 +139,7 @@ def test_a_route_of_before_there_were_sticky_users_and_mirrors_is_read() -> None
     assert Route.from_dict(old) == route("m")
 
 
-ADDED = ("sticky_header", "try_timeout_s", "mirrored", "slow_ms")
+ADDED = ("sticky_header", "try_timeout_s", "mirrored", "slow_ms", "often_ms")
 
 
 def test_a_stream_is_neither_tried_again_on_stable_nor_mirrored() -> None:

@@ -66,7 +66,8 @@ class ByUser(Gate):
 
     def carried(self) -> dict[str, Any]:
         """Return what the stages to come need, as JSON values."""
-        return {**super().carried(), "by_user": [evidence.carried() for evidence in self._users]}
+        before = (self._carried or {}).get("by_user", [])
+        return {**super().carried(), "by_user": [evidence.carried() for evidence in self._users] or before}
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
         """Return the gate's part of a verdict: its shares are of requests, and the sentence says the users too."""

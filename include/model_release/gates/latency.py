@@ -36,15 +36,29 @@ def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
     return sorted(bounds)
 
 
-def slow_for_users_ms(bounds_ms: Sequence[float], slower_than: float) -> list[float]:
+class SlowForUsers(NamedTuple):
     """
-    Return the latencies (ms, rising) beyond which a request is slow for its user, of stable's bounds p50, p95 and p99.
+    Beyond which latencies (ms, rising) a request is slow for its user; each is one bound for both arms.
 
-    Each is one bound for both arms. They are rare on stable, as its p95 and p99 are, and not so near its median that
-    a canary would cross them with all of its requests which is no slower than allowed.
+    Beyond `bounds_ms` requests are rare on stable, as those beyond its p95 and p99 are. Beyond `often_ms`, the median
+    times what is allowed, they are not where latencies are spread: a router need tell of a sample of them.
     """
-    median_ms, *tail_ms = sorted(bounds_ms)
-    return sorted({max(bound_ms, median_ms * slower_than) for bound_ms in tail_ms or [median_ms]})
+
+    often_ms: float | None
+    bounds_ms: list[float]
+
+
+def slow_for_users(usual_ms: Sequence[float], slower_than: float) -> SlowForUsers:
+    """
+    Return what is slow for users, by stable's usual bounds: p50, p95 and p99, or fewer where buckets are wider.
+
+    A canary that is slower than allowed crosses the median's with all of its requests; one with a longer tail, the
+    others.
+    """
+    median_ms, *tail_ms = sorted(usual_ms)
+    allowed_ms = median_ms * slower_than
+    bounds_ms = sorted({max(bound_ms, allowed_ms) for bound_ms in tail_ms or [median_ms]})
+    return SlowForUsers(allowed_ms if allowed_ms < bounds_ms[0] else None, bounds_ms)
 
 
 class Allowed(NamedTuple):

@@ -173,11 +173,11 @@ def _bounds_of(slow_ms: Any, *arms: Arm) -> tuple[float, ...]:
     return bounds
 
 
-def _by_level(failed: Any) -> tuple[int, ...] | None:
+def _by_level(users: Any) -> tuple[int, ...] | None:
     """Return users by level; one number is of those who were affected for the first time."""
-    if failed is None:
+    if users is None:
         return None
-    return tuple(map(int, failed)) if isinstance(failed, list | tuple) else (int(failed),)
+    return tuple(map(int, users)) if isinstance(users, list | tuple) else (int(users),)
 
 
 def _by_bound(slow: Any) -> tuple[tuple[int, ...], ...] | None:

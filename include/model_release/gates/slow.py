@@ -17,7 +17,7 @@ P99_SHARE = 0.01
 """The share of requests that may be slower than an objective for the p99."""
 
 SAME_ODDS = 1.0
-"""Users are told by bounds that are the same for both arms (`latency.slow_for_users_ms`)."""
+"""Users are told by bounds that are the same for both arms (`latency.slow_for_users`)."""
 
 
 class SlowGate(ByUser):

@@ -1,12 +1,13 @@
 """
-What befalls users, where arms are sticky: whom the model fails counts as often as he asks, and all of it on one arm.
+What befalls users, where arms are sticky: one for whom a model always fails, or whose requests are heavy, counts as
+often as he asks, and all of it on one arm.
 
 So requests are no independent events; users are. The hash that shares them knows nothing of who will be affected: while
-the canary fails nobody whom stable would not, those who are affected for the first time fall on the arms as the weights
-say, one independently of the other, whoever they are and however busy. So do those who are for the second time, the
-fourth, and so on: each such level is an e-process of its own, and their mean is one. The higher ones see what the first
-cannot: an outage of a canary all of whose users were affected once already. Times are spans of the clock, not requests,
-so that one crash reaches the first level alone, which one look may lift by so much only, as that of requests.
+the canary affects nobody whom stable would not, those who are affected for the first time fall on the arms as the
+weights say, one independently of the other, whoever they are and however busy. So do those who are for the second time,
+the third, and so on: each such level is an e-process of its own, and their mean is one. The higher ones see what the
+first cannot: an outage of a canary all of whose users were affected already. Times are spans of the clock, not
+requests, so that one crash reaches the first level alone, which one look may lift by so much only, as that of requests.
 
 A level counts once a release for each user of the canary, and once a stage for one of stable: with another weight some
 users meet the canary for the first time, while those of stable's have been affected before. That is the safe side.

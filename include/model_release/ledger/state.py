@@ -140,6 +140,13 @@ class Running(Part):
     """What was warm when the release began; a dry run puts it back."""
     slow_ms: list[float] = []
     """Beyond which bounds a request is slow for its user, while arms are sticky; none: latency is judged by request."""
+    often_ms: float | None = None
+    """A bound below them, beyond which so many are that only some are told of."""
+
+    @property
+    def user_bounds_ms(self) -> tuple[float, ...]:
+        """All of these bounds, rising."""
+        return (*([] if self.often_ms is None else [self.often_ms]), *self.slow_ms)
 
     @property
     def holder(self) -> str:

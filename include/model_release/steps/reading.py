@@ -27,7 +27,7 @@ from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow
 log = logging.getLogger(__name__)
 
 _SEVERAL = 2
-#: So many failures have to be in the log after so long: Envoy may keep lines for ten seconds.
+#: So many bad requests have to be in the log after so long: Envoy may keep lines for ten seconds.
 _MANY, _LATE_S = 10, 20.0
 Routers = Mapping[str, Mapping[str, ArmCounters]]
 
@@ -81,14 +81,14 @@ def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str,
         found = affected_users(step, looks)
         why = "its log tells of none; `router.user_log` has to be the file that Envoy writes"
     except RouterUnavailable as error:
-        nobody = tuple(ByArm() for _ in step.running.slow_ms)
+        nobody = tuple(ByArm() for _ in step.running.user_bounds_ms)
         found, why = AffectedUsers(ByArm(), nobody, looks.users), str(error)
     if found is None or look.note:
         return look, {}, []
     if not found.told and missed >= _MANY:
         told = f"users: the canary is judged by request: the router counted {missed} bad ones of it, and {why}"
         return look, {}, [told]
-    slow_ms = tuple(step.running.slow_ms)
+    slow_ms = step.running.user_bounds_ms
     waited = [tuple(by_arm[place] for by_arm in found.slow) if slow_ms else None for place in (0, 1)]
     canary, stable = (
         replace(arm, failed_users=failed, slow_users=slow)
@@ -126,7 +126,7 @@ def affected_users(step: Step, looks: StageLooks) -> AffectedUsers | None:
     if canary is None:
         return None
     warm_s = looks.started_at.timestamp() + step.spec.canary.warmup_s
-    slow = Slow(tuple(step.running.slow_ms), warm_s)
+    slow = Slow(step.running.user_bounds_ms, warm_s)
     return step.router.affected_users(step.model, canary.version, looks.stage, looks.users, slow)
 
 

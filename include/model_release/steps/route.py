@@ -55,6 +55,7 @@ def _between_arms(state: State, sight: Sight, canary_percent: int, shadow_percen
     return {
         "sticky_header": spec.canary.sticky_header,
         "slow_ms": min(state.release.slow_ms, default=None) if state.release else None,
+        "often_ms": state.release.often_ms if state.release else None,
         "try_timeout_s": try_timeout_s(spec) if CROSS_ARM_RETRY in able else None,
         "mirrored": {fleet: percent for fleet, percent in mirrored.items() if percent} if MIRROR in able else {},
     }

@@ -9,6 +9,7 @@ from typing import Any
 from model_release.environment import Environment
 from model_release.errors import NoAdvanceVerdict
 from model_release.gates import latency
+from model_release.gates.looks import Look
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running
@@ -46,7 +47,7 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         apply_route(step, route)
         _open_looks(step, stage, users)
         shifted = {"stage": stage, "weights": route.weights, "mirrored": route.mirrored}
-        step.event("shifted", **shifted, slow_ms=step.running.slow_ms)
+        step.event("shifted", **shifted, slow_ms=step.running.user_bounds_ms)
         return shifted
 
 
@@ -89,28 +90,30 @@ def _users_upto(step: Step, stage: int) -> dict[str, Any]:
 
 def _note_what_is_slow(step: Step, stage: int) -> None:
     """
-    Fix beyond which bounds a request is slow for its user, once a release, by what stable did before.
+    Fix beyond which bounds a request is slow for its user, once a release, by looks at stable.
 
-    As the latency gate's own bounds: the data under test cannot choose it. Without enough requests there is none.
+    As the latency gate's own bounds: the data under test cannot choose them. Without enough requests in the looks of
+    this release, at stable alone and in the stages before, there are none.
     """
     gates = [gate for gate in step.spec.canary.gates if isinstance(gate, LatencyGate)]
     able = reading.are_told(step, stage) and USERS in step.router.capabilities
-    stable = step.claim.check().stable
-    if not gates or not able or stable is None or step.running.slow_ms:
+    if not gates or not able or step.running.slow_ms:
         return
-    bounds_ms = next((gate.bounds_ms for gate in gates if gate.bounds_ms), None) or _usual_ms(step, stable.fleet)
-    if bounds_ms:
-        slower_than = max(gate.slower_than for gate in gates)
-        step.update_running(slow_ms=latency.slow_for_users_ms(bounds_ms, slower_than))
-
-
-def _usual_ms(step: Step, fleet: str) -> list[float] | None:
-    """Return stable's usual bounds (ms): of the looks at it alone, else of all that the router counted of its fleet."""
+    earlier = [each for each in step.running.stages if each < stage]
+    looked = [look for each in earlier for look in _looks_of(step, each)]
     buckets: Mapping[str, int] = {}
-    for look in learned(step):
+    for look in [*learned(step), *looked]:
         buckets = latency.pooled(buckets, look.stable.latency_buckets)
-    counted = step.router.counters(step.model, step.spec.serving.fleet_pair)[fleet]
-    return latency.bounds_from(buckets) or latency.bounds_from(counted.latency_buckets)
+    usual_ms = latency.bounds_from(buckets)
+    if usual_ms:
+        deciding = [gate for gate in gates if not gate.dry_run] or gates
+        slow = latency.slow_for_users(usual_ms, min(gate.slower_than for gate in deciding))
+        step.update_running(slow_ms=slow.bounds_ms, often_ms=slow.often_ms)
+
+
+def _looks_of(step: Step, stage: int) -> list[Look]:
+    looks, _ = step.looks.read(stage)
+    return [Look.from_dict(each) for each in looks.looks] if looks else []
 
 
 def _open_looks(step: Step, stage: int, users: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ model fails its users too, as a canary's does.
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,10 +34,19 @@ log = logging.getLogger(__name__)
 SHARE_HEADER = "x-model-share"
 """From the route on to the replicas: `MODEL VERSION PERCENT ARM USER`; version and percent are the canary's."""
 
-SLOW_HEADER = "x-model-slow"
-"""From the route on to the replicas: beyond which time a request may be slow, as CEL reads a duration: `0.054s`."""
+SLOW_HEADER, OFTEN_HEADER = "x-model-slow", "x-model-often-slow"
+"""From the route on to the replicas: beyond which time a request gets a line, or one of a sample, as CEL's `0.054s`."""
 
+OFTEN_SAMPLED_PERCENT = 10
+
+_OURS = (SHARE_HEADER, SLOW_HEADER, OFTEN_HEADER)
 _NOT_FOUND, _SERVER_ERROR = 404, 500
+
+
+def _lasts_longer_than(header: str) -> str:
+    return f"('{header}' in request.headers && request.duration > duration(request.headers['{header}']))"
+
+
 # A little broader than what counts as failed or slow, which `_Affected.read` decides.
 _WORTH_A_LINE = (
     f"'{SHARE_HEADER}' in request.headers && ("
@@ -45,7 +55,7 @@ _WORTH_A_LINE = (
     f"&& response.grpc_status in {sorted(GRPC_ERRORS)}) || "
     f"('{ARM_HEADER}' in response.headers && response.headers['{ARM_HEADER}'] == 'stable' "
     f"&& request.headers['{SHARE_HEADER}'].contains(' canary ')) || "
-    f"('{SLOW_HEADER}' in request.headers && request.duration > duration(request.headers['{SLOW_HEADER}'])))"
+    f"{_lasts_longer_than(SLOW_HEADER)})"
 )
 # The first of the times is what Envoy's histograms hold: from the whole request to the whole answer.
 _LINE = (
@@ -57,19 +67,23 @@ _NOTHING = b"-"
 _SPAN_S = 2
 
 
+def _cel(expression: str) -> Json:
+    """Return the filter of a log that lets through what an expression is true of."""
+    config = {"@type": f"{TYPES}.extensions.access_loggers.filters.cel.v3.ExpressionFilter", "expression": expression}
+    return {"extension_filter": {"name": "cel", "typed_config": config}}
+
+
 def access_log(path: Path) -> Json:
     """Return the log of a listener that writes a line for each request of a sticky route that failed or was slow."""
+    sampled = {
+        "runtime_key": "model_release.often_slow",
+        "percent_sampled": {"numerator": OFTEN_SAMPLED_PERCENT},
+        "use_independent_randomness": True,
+    }
+    often = {"and_filter": {"filters": [{"runtime_filter": sampled}, _cel(_lasts_longer_than(OFTEN_HEADER))]}}
     return {
         "name": "affected-users",
-        "filter": {
-            "extension_filter": {
-                "name": "cel",
-                "typed_config": {
-                    "@type": f"{TYPES}.extensions.access_loggers.filters.cel.v3.ExpressionFilter",
-                    "expression": _WORTH_A_LINE,
-                },
-            }
-        },
+        "filter": {"or_filter": {"filters": [_cel(_WORTH_A_LINE), often]}},
         "typed_config": {
             "@type": f"{TYPES}.extensions.access_loggers.file.v3.FileAccessLog",
             "path": str(path),
@@ -92,7 +106,7 @@ def takes_no_shares() -> Json:
         "name": "header_mutation",
         "typed_config": {
             "@type": f"{TYPES}.extensions.filters.http.header_mutation.v3.HeaderMutation",
-            "mutations": {"request_mutations": [{"remove": name} for name in (SHARE_HEADER, SLOW_HEADER)]},
+            "mutations": {"request_mutations": [{"remove": name} for name in _OURS]},
         },
     }
 
@@ -102,8 +116,9 @@ def share_of(route: Route, fleet: str) -> list[Json]:
     canary = str(route.canary)
     released = f"{route.model} {route.versions[canary]} {route.weights[canary]}"
     said = {SHARE_HEADER: f"{released} {route.arm(fleet)} %REQ({route.sticky_header})%"}
-    if route.slow_ms is not None:
-        said[SLOW_HEADER] = f"{route.slow_ms / 1000:.6f}s"
+    for name, bound_ms in ((SLOW_HEADER, route.slow_ms), (OFTEN_HEADER, route.often_ms)):
+        if bound_ms is not None:
+            said[name] = f"{bound_ms / 1000:.6f}s"
     return [
         {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         for name, value in said.items()
@@ -158,7 +173,7 @@ class _Times:
 
     def __init__(self, percent: int) -> None:
         self._percent = percent
-        self._spans: dict[tuple[str, int, bytes], tuple[int, int]] = {}
+        self._spans: defaultdict[tuple[str, int, bytes], set[int]] = defaultdict(set)
         self._weights: set[int] = set()
         self._counts = {arm: dict.fromkeys(USER_LEVELS, 0) for arm in ARMS}
 
@@ -175,23 +190,23 @@ class _Times:
 
     def _level_of(self, one: _Affected) -> int | None:
         """Return the level that a user comes to at the weight now, if it is to be told."""
-        is_now, key = one.percent == self._percent, (one.arm, one.percent, one.user)
+        is_now, spans = one.percent == self._percent, self._spans[one.arm, one.percent, one.user]
         if not one.user:
             return 1 if is_now else None
-        count, last = self._spans.get(key, (0, -1))
+        # Lines come in the order of the requests' ends, and one Envoy's after another's.
         span = one.began_s // _SPAN_S
-        if span <= last or (one.arm == "stable" and not is_now):
+        if span in spans or (one.arm == "stable" and not is_now):
             return None
-        count += 1
-        self._spans[key] = count, span
+        spans.add(span)
         self._weights.add(one.percent)
+        count = len(spans)
         told = one.arm == "canary" and count <= self._most_before(one.user)
         return count if is_now and count in USER_LEVELS and not told else None
 
     def _most_before(self, user: bytes) -> int:
         """Return in how many spans the canary affected a user at any other weight of the release."""
         others = self._weights - {self._percent}
-        return max((self._spans.get(("canary", weight, user), (0, -1))[0] for weight in others), default=0)
+        return max((len(self._spans["canary", weight, user]) for weight in others), default=0)
 
 
 class _Affected(NamedTuple):

@@ -49,7 +49,8 @@ class Route:
     every higher one, and who comes first is another with each version. Requests without it go by chance, each for
     itself. What the canary fails to answer, or does not answer within `try_timeout_s`, is asked of stable, where a
     router can. A fleet in `mirrored` is sent so many percent of all requests a second time, and nobody waits for its
-    answers. Where a router tells of affected users, it is to tell of their requests beyond `slow_ms`; None: of none.
+    answers. Where a router tells of affected users, it is to tell of their requests beyond `slow_ms`, and
+    of a sample of those beyond `often_ms`; None: of none.
     """
 
     model: str
@@ -63,6 +64,7 @@ class Route:
     try_timeout_s: float | None = None
     mirrored: Mapping[str, int] = field(default_factory=dict)
     slow_ms: float | None = None
+    often_ms: float | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -109,6 +111,7 @@ class Route:
             try_timeout_s=values.get("try_timeout_s"),
             mirrored={fleet: int(percent) for fleet, percent in values.get("mirrored", {}).items()},
             slow_ms=values.get("slow_ms"),
+            often_ms=values.get("often_ms"),
         )
 
 
@@ -156,8 +159,12 @@ class ArmCounters:
         return ArmCounters(self.mirrored_requests, self.mirrored_errors, buckets, self.generation)
 
 
-USER_LEVELS = (1, 2, 4, 8, 16, 32)
-"""At which time that a user is affected he is told of: in so many spans of two seconds."""
+USER_LEVELS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024)
+"""
+At which time that a user is affected he is told of: in so many spans of two seconds.
+
+So near to each other that also late in a long stage he soon comes to the next.
+"""
 
 
 class ByArm(NamedTuple):

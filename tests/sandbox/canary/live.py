@@ -21,6 +21,18 @@ from tests.sandbox.conftest import Sandbox
 from tests.sandbox.releasing import Model
 
 
+def suffer(
+    sandbox: Sandbox, model: Model, version: int, canary: Mapping[str, Any], stable: Mapping[str, Any] | None = None
+) -> None:
+    """Let a version, and stable, suffer something from now on; nothing is the end of it."""
+    state = model.state
+    versions = {version: canary, state.stable.version if state.stable else 0: stable or {}}
+    path = faults_file(sandbox.home.triton / "models")
+    fresh = path.with_suffix(".new")
+    fresh.write_text(json.dumps({f"{model.name}/{number}": fault for number, fault in versions.items()}))
+    fresh.replace(path)
+
+
 @dataclass
 class Live:
     """A canary at its stage."""
@@ -46,12 +58,7 @@ class Live:
 
     def suffer(self, canary: Mapping[str, Any], stable: Mapping[str, Any] | None = None) -> None:
         """Let a version of the model suffer something from now on; nothing is the end of it."""
-        state = self.model.state
-        versions = {self.release.version: canary, state.stable.version if state.stable else 0: stable or {}}
-        path = faults_file(self.sandbox.home.triton / "models")
-        fresh = path.with_suffix(".new")
-        fresh.write_text(json.dumps({f"{self.model.name}/{version}": fault for version, fault in versions.items()}))
-        fresh.replace(path)
+        suffer(self.sandbox, self.model, self.release.version, canary, stable)
 
     def kill(self, *, every: bool) -> None:
         """End one or all of the canary's replicas; supervisord starts them again."""

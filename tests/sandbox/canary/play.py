@@ -21,7 +21,7 @@ from model_release.spec import AccuracyGate, ErrorRateGate, LatencyGate, ModelSp
 from model_release.steps import deploy, export, finish, plan, publish, roll_back, shift, validate, watch
 from model_release.traffic import connect
 from sandbox.triton import faults_file
-from tests.sandbox.canary.live import Live
+from tests.sandbox.canary.live import Live, suffer
 from tests.sandbox.canary.relay import Relay
 from tests.sandbox.canary.scenes import Scene, clients_of
 from tests.sandbox.conftest import Sandbox
@@ -118,13 +118,12 @@ def _deployed(model: Model, version: int) -> Release:
 
 def play(scene: Scene, number: int, sandbox: Sandbox, model: Model, relay: Relay) -> Told:
     """Release, let the fault in at the scene's stage, look until the stage is decided or over, and go back."""
-    model.spec = live_spec(model.name, scene)
-    release = _deployed(model, version_of_scene(number))
+    model.spec, version = live_spec(model.name, scene), version_of_scene(number)
     with ExitStack() as stack:
-        live = Live(sandbox, model, release, relay, stack)
-        live.suffer(scene.as_usual, scene.as_usual)
-        counted, fleet = live.counters(), live.fleet
+        suffer(sandbox, model, version, scene.as_usual, scene.as_usual)
         clients = [stack.enter_context(each) for each in clients_of(scene, model)]
+        live = Live(sandbox, model, _deployed(model, version), relay, stack)
+        counted, fleet = live.counters(), live.fleet
         decided, began, ended, first_zero = _stages(scene, live)
         verdict_after_s = ended - began if decided["action"] else None
         undone = _go_back(live)
