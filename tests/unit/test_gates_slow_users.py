@@ -58,13 +58,15 @@ class Played:
     def times(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return self.medians_ms[users] * np.exp(self.spread * self.rng.standard_normal(len(users)))
 
-    def looks(self, factor: float = 1.0, stages: tuple[int, ...] = (10, 50), begins: int = 0) -> Iterator[Look]:
+    def looks(
+        self, factor: float = 1.0, stages: tuple[int, ...] = (10, 50), begins: int = 0, looks: int = LOOKS_A_STAGE
+    ) -> Iterator[Look]:
         """The canary is `factor` times as slow from a look on; a user comes to a level as a router counts it."""
         place = self.rng.random(len(self.rates))
         before = np.zeros((len(self.slow_ms), len(place)), int)
         for number, stage in enumerate(stages):
             spans, own = np.zeros_like(before), place < stage / 100
-            for k in range(number * LOOKS_A_STAGE, (number + 1) * LOOKS_A_STAGE):
+            for k in range(number * looks, (number + 1) * looks):
                 users = np.repeat(np.arange(len(place)), self.rng.poisson(self.rates))
                 times = self.times(users) * np.where(own[users] & (k >= begins), factor, 1.0)
                 late = np.zeros_like(before, bool)
@@ -154,6 +156,28 @@ def test_twice_the_latency_goes_back_as_fast_as_by_requests(
     assert found is not None
     assert alone is not None
     assert found <= min(alone + 2, begins + 10)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.06, 0.12])
+def test_a_slower_median_goes_back_however_long_the_tail_of_stables_latency_is(share: float) -> None:
+    """The requests of some users take ten times as long, so that nothing of the median comes near the p95."""
+    rng = np.random.default_rng(3)
+    medians = np.where(rng.random(1000) < share, 10 * MEDIAN_MS, MEDIAN_MS)
+    release = Played(rng, np.full(1000, LOOK_S), medians, 0.3)
+    looks = list(release.looks(1.5, (10,)))
+    found, alone = release.back_at(looks, canary()), release.back_at(by_request(looks), canary())
+    assert found is not None
+    assert alone is not None
+    assert found <= alone + 4
+
+
+@pytest.mark.parametrize("asks_per_s", [1, 5])
+def test_a_canary_that_turns_slow_after_a_quarter_of_an_hour_goes_back_within_minutes(asks_per_s: int) -> None:
+    """By then its users have all been slow dozens of times, as stable's have."""
+    release = played(5, 200, asks_per_s)
+    found = release.back_at(list(release.looks(2.0, (10,), 340, 400)), canary())
+    assert found is not None
+    assert 340 < found <= 380
 
 
 # --- what looks tell ------------------------------------------------------------------------------

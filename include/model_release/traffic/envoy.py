@@ -22,7 +22,7 @@ from model_release.traffic.envoy_admin import EnvoyAdmin
 from model_release.traffic.envoy_clusters import Json, split_host, with_clusters
 from model_release.traffic.envoy_counts import total
 from model_release.traffic.envoy_resources import empty_table, listener, records, response, with_route
-from model_release.traffic.envoy_users import affected_users, writes
+from model_release.traffic.envoy_users import writes
 from model_release.traffic.router import (
     ARM_COUNTERS,
     CROSS_ARM_RETRY,
@@ -35,6 +35,7 @@ from model_release.traffic.router import (
     Route,
     Slow,
 )
+from model_release.traffic.user_log import affected_users
 
 LOCK_TIMEOUT_S = 10.0
 CLUSTERS_TIMEOUT_S = 5.0

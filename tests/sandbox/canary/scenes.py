@@ -94,7 +94,7 @@ def scenes() -> list[Scene]:
         ),
         Scene(
             "l",
-            "sticky users: one of its own, whose requests take both arms 40 ms more, asks all the time",
+            "sticky users: one of its own, who needs 40 ms more of both arms and holds up nobody, asks all the time",
             _one_of_its_own({"delay_ms": 40, "slow_above": 2}, rate_per_s=6),
             ("advance", "none"),
             sticky=True,

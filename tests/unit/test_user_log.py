@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from model_release.errors import RouterUnavailable
-from model_release.traffic.envoy_users import affected_users
+from model_release.traffic import user_log
 from model_release.traffic.router import USER_LEVELS, AffectedUsers, Slow
+from model_release.traffic.user_log import affected_users
 
 
 def line(user: str, arm: str = "canary", *, release: str = "digits 7", percent: int = 10, **said: Any) -> str:
@@ -175,6 +176,29 @@ def test_levels_are_counted_anew_at_each_weight_but_those_that_the_canary_brough
     second = read(path, first, percent=50)
     assert levels(second.failed.canary) == {4: 1}
     assert levels(second.failed.stable) == {1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def test_a_reading_that_is_repeated_or_another_process_comes_to_the_same(path: Path, monkeypatch: Any) -> None:
+    """Such as a look whose answer was lost, or a triggerer that started anew."""
+    random, last = Random(7), read(path)
+    for reading in range(8):
+        write(path, *(line(f"user {random.randrange(9)}", t=1000 + 10 * reading + k) for k in range(10)))
+        found = read(path, last)
+        assert read(path, last) == found
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(user_log, "_known", {})
+            assert read(path, last) == found
+        last = found
+
+
+def test_going_on_reads_no_more_of_a_log_than_what_is_new(path: Path, monkeypatch: Any) -> None:
+    last = read(path)
+    write(path, *(line(f"user {number}") for number in range(1000)))
+    last, seen = read(path, last), []
+    monkeypatch.setattr(user_log._Affected, "read", lambda line: seen.append(line))
+    write(path, line("ann"))
+    read(path, last)
+    assert len(seen) == 1
 
 
 def test_a_release_begins_with_its_first_reading_so_another_try_of_a_version_is_judged_anew(path: Path) -> None:

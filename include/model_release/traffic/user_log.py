@@ -1,0 +1,201 @@
+"""
+Who is affected, while arms are sticky, by the logs of Envoys (`envoy_users`).
+
+What counts is as with the router's counters, but that a stable replica which has lost the model fails its users too, as
+a canary's does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from model_release.errors import RouterUnavailable
+from model_release.traffic.envoy_clusters import GRPC_ERRORS, GRPC_NOT_FOUND
+from model_release.traffic.envoy_users import NOT_FOUND, SERVER_ERROR
+from model_release.traffic.rotated_log import Part, parted
+from model_release.traffic.router import ARMS, NOTHING_SLOW, USER_LEVELS, AffectedUsers, ByArm, Slow
+
+log = logging.getLogger(__name__)
+
+_BEFORE_SHARE, _FIELDS = 7, 12
+_NOTHING = b"-"
+_SPAN_S = 2
+_MOST_KEPT = 16
+
+Upto = Mapping[str, Sequence[int]]
+
+
+def affected_users(
+    files: Sequence[Path], model: str, version: int, percent: int, since: Upto, slow: Slow = NOTHING_SLOW
+) -> AffectedUsers:
+    """
+    Read the logs of all Envoys; `since` is `upto` of an earlier reading, or empty: the release begins now.
+
+    Slow requests count from `slow.from_s` on at the weight now; those at earlier weights, from the first on. Who goes
+    on where this process read last time reads no more than what is new.
+
+    Raises RouterUnavailable when a log cannot be read.
+    """
+    release, key = f" {model} {version} ".encode(), (*files, model, version, percent, slow)
+    known = _known.pop(key, None)
+    if known is not None and known.upto == since:
+        places: Upto = {name: [*place[2:], *place[2:]] for name, place in since.items()}
+    else:
+        known, places = _Known(percent, slow), since
+    parts = {str(path): _parted(path, places.get(str(path))) for path in files}
+    for part in parts.values():
+        known.add(_lines(part.before, release))
+    before = known.told
+    known.count_anew()
+    for part in parts.values():
+        known.add(_lines(part.new, release))
+    known.upto = {name: [*since.get(name, part.upto)[:2], *part.upto[2:]] for name, part in parts.items()}
+    if len(_known) >= _MOST_KEPT:
+        _known.clear()
+    _known[key] = known
+    return AffectedUsers(
+        known.failed.counted, tuple(times.counted for times in known.waited), known.upto, known.told - before
+    )
+
+
+class _Known:
+    """What the logs said of a stage up to a place in them."""
+
+    def __init__(self, percent: int, slow: Slow) -> None:
+        self.failed, self.waited = _Times(percent), [_Times(percent) for _ in slow.bounds_ms]
+        self.upto: Upto = {}
+        self.told = 0
+        self._percent, self._slow = percent, slow
+
+    def add(self, lines: Iterable[_Affected]) -> None:
+        """Add requests."""
+        for one in lines:
+            self.told += 1
+            if one.failed:
+                self.failed.add(one)
+            if one.percent == self._percent and one.began_s < self._slow.from_s:
+                continue
+            for bound_ms, times in zip(self._slow.bounds_ms, self.waited, strict=True):
+                if one.waited_ms > bound_ms:
+                    times.add(one)
+
+    def count_anew(self) -> None:
+        """Count users from here on."""
+        for times in (self.failed, *self.waited):
+            times.count_anew()
+
+
+_known: dict[tuple[Any, ...], _Known] = {}
+
+
+def _parted(path: Path, since: Sequence[int] | None) -> Part:
+    """Raises RouterUnavailable."""
+    try:
+        return parted(path, since)
+    except FileNotFoundError:
+        why = "there is no log of affected users, which Envoy begins when it has the listener that `initialise` writes"
+        raise RouterUnavailable(str(path), why) from None
+    except OSError as error:
+        raise RouterUnavailable(str(path), f"its log of affected users cannot be read: {error.strerror}") from None
+
+
+class _Times:
+    """In how many spans of the clock each user was affected, at each weight; the weight now is `percent`."""
+
+    def __init__(self, percent: int) -> None:
+        self._percent = percent
+        self._spans: defaultdict[tuple[str, int, bytes], set[int]] = defaultdict(set)
+        self._weights: set[int] = set()
+        self.count_anew()
+
+    def count_anew(self) -> None:
+        """Count from here on who comes to a level."""
+        self._counts = {arm: dict.fromkeys(USER_LEVELS, 0) for arm in ARMS}
+
+    @property
+    def counted(self) -> ByArm:
+        """Users by arm and level."""
+        return ByArm(tuple(self._counts["canary"].values()), tuple(self._counts["stable"].values()))
+
+    def add(self, one: _Affected) -> None:
+        """Add a request, and count its user at the level that he comes to by it."""
+        level = self._level_of(one)
+        if level is not None:
+            self._counts[one.arm][level] += 1
+
+    def _level_of(self, one: _Affected) -> int | None:
+        """Return the level that a user comes to at the weight now, if it is to be told."""
+        is_now, spans = one.percent == self._percent, self._spans[one.arm, one.percent, one.user]
+        if not one.user:
+            return 1 if is_now else None
+        # Lines come in the order of the requests' ends, and one Envoy's after another's.
+        span = one.began_s // _SPAN_S
+        if span in spans or (one.arm == "stable" and not is_now):
+            return None
+        spans.add(span)
+        self._weights.add(one.percent)
+        count = len(spans)
+        told = one.arm == "canary" and count <= self._most_before(one.user)
+        return count if is_now and count in USER_LEVELS and not told else None
+
+    def _most_before(self, user: bytes) -> int:
+        """Return in how many spans the canary affected a user at any other weight of the release."""
+        others = self._weights - {self._percent}
+        return max((len(self._spans["canary", weight, user]) for weight in others), default=0)
+
+
+class _Affected(NamedTuple):
+    """
+    A request that an arm failed or may have been slow to answer, when, and whose it was.
+
+    `waited_ms` is how long the arm took to answer; 0 for one that was failed by the canary and answered by stable.
+    """
+
+    began_s: int
+    arm: str
+    percent: int
+    user: bytes
+    failed: bool
+    waited_ms: float
+
+    @classmethod
+    def read(cls, line: bytes) -> _Affected | None:
+        """
+        Read a line; None for one that says nothing of an arm.
+
+        A NOT_FOUND that the second asked says too is the client's, who pins a version. Raises ValueError, KeyError.
+        """
+        began, status, grpc, tries, answered, took_us, all_ms, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
+        code = -1 if grpc == _NOTHING else int(grpc)
+        if code == GRPC_NOT_FOUND:
+            return None
+        bad = code in GRPC_ERRORS or int(status) >= SERVER_ERROR or int(status) == NOT_FOUND
+        helped = int(tries) > 1 or (arm == b"canary" and answered == b"stable")
+        failed = bad or helped
+        # One that its client gave up was waited for as long as it lasted.
+        waited_ms = int(all_ms) if took_us == _NOTHING else int(took_us) / 1000
+        # What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
+        if arm == b"canary" and failed:
+            waited_ms = 0.0
+        named = {b"canary": "canary", b"stable": "stable"}[arm]
+        return cls(int(began), named, int(percent), user, failed, waited_ms)
+
+
+def _lines(held: bytes, release: bytes) -> Iterator[_Affected]:
+    place = 0
+    while (end := held.find(b"\n", place)) >= 0:
+        line, place = held[place:end], end + 1
+        if release not in line:
+            continue
+        try:
+            is_own = line.split(b" ", _BEFORE_SHARE)[_BEFORE_SHARE].startswith(release[1:])
+            one = _Affected.read(line) if is_own else None
+        except (ValueError, KeyError, IndexError):
+            log.warning("no line of affected users: %r", line[:200])
+            continue
+        if one is not None:
+            yield one
