@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
 from model_release.environment import Environment
 from model_release.errors import NoAdvanceVerdict
-from model_release.gates import latency
-from model_release.gates.looks import Look
 from model_release.identity import Release
 from model_release.ledger.looks import StageLooks
 from model_release.ledger.state import Running
-from model_release.spec import LatencyGate
 from model_release.steps import reading, shadow
 from model_release.steps.approve import require_approval
-from model_release.steps.before import learned
 from model_release.steps.context import Step, begin
 from model_release.steps.policy import refuse_advance
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.serve import prove, sealed_bundle
-from model_release.traffic.router import USERS
+from model_release.steps.slow_users import fix_what_is_slow
 
 
 def run(release: Release, environment: Environment, stage: int) -> dict[str, Any]:
@@ -41,7 +36,7 @@ def run(release: Release, environment: Environment, stage: int) -> dict[str, Any
         base = step.archive.require(release.version)
         prove(step, step.running.fleet, base, sealed_bundle(step, release.version))
         users = _users_upto(step, stage)
-        _note_what_is_slow(step, stage)
+        fix_what_is_slow(step, stage)
         shadow_percent = shadow.percent_of(step.spec.canary, stage)
         route = route_of(step.claim.check(), step, canary_percent=stage, shadow_percent=shadow_percent)
         apply_route(step, route)
@@ -86,34 +81,6 @@ def _users_upto(step: Step, stage: int) -> dict[str, Any]:
         return before.users
     found = step.router.affected_users(step.model, step.running.version, stage, {})
     return dict(found.upto) if found else {}
-
-
-def _note_what_is_slow(step: Step, stage: int) -> None:
-    """
-    Fix beyond which bounds a request is slow for its user, once a release, by looks at stable.
-
-    As the latency gate's own bounds: the data under test cannot choose them. Without enough requests in the looks of
-    this release, at stable alone and in the stages before, there are none.
-    """
-    gates = [gate for gate in step.spec.canary.gates if isinstance(gate, LatencyGate)]
-    able = reading.are_told(step, stage) and USERS in step.router.capabilities
-    if not gates or not able or step.running.slow_ms:
-        return
-    earlier = [each for each in step.running.stages if each < stage]
-    looked = [look for each in earlier for look in _looks_of(step, each)]
-    buckets: Mapping[str, int] = {}
-    for look in [*learned(step), *looked]:
-        buckets = latency.pooled(buckets, look.stable.latency_buckets)
-    usual_ms = latency.bounds_from(buckets)
-    if usual_ms:
-        deciding = [gate for gate in gates if not gate.dry_run] or gates
-        slow = latency.slow_for_users(usual_ms, min(gate.slower_than for gate in deciding))
-        step.update_running(slow_ms=slow.bounds_ms, often_ms=slow.often_ms)
-
-
-def _looks_of(step: Step, stage: int) -> list[Look]:
-    looks, _ = step.looks.read(stage)
-    return [Look.from_dict(each) for each in looks.looks] if looks else []
 
 
 def _open_looks(step: Step, stage: int, users: dict[str, Any]) -> None:

@@ -29,6 +29,7 @@ from model_release.steps.context import Step, begin
 from model_release.steps.convergence import held_by, look_at_replicas
 from model_release.steps.held import by_person, end_stage, extended_s, note_hold, with_hold
 from model_release.steps.reading import read
+from model_release.steps.slow_users import have_slow_users_told
 from model_release.steps.withdraw import WITHDRAWN, given_up, weigh_by_replicas
 
 log = logging.getLogger(__name__)
@@ -87,6 +88,7 @@ def _look(step: Step, stage: int) -> dict[str, Any]:
     looks, etag = step.looks.read(stage)
     if looks is None:
         raise NoAdvanceVerdict(step.model, stage, "no shift to this stage")
+    have_slow_users_told(step, stage)
     running = step.running
     before, canary = looks, with_hold(step.spec.canary, extended_s(running, stage))
     looks, decided = _look_once(step, canary, before)
