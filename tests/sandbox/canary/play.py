@@ -40,7 +40,7 @@ def live_spec(name: str, scene: Scene | None = None) -> ModelSpec:
     spec = quick_spec(name)
     gates = [
         ErrorRateGate(name="errors", kind="error_rate", margin=0.02),
-        LatencyGate(name="latency", kind="latency", slower_than=1.5, margin=0.2),
+        LatencyGate(name="latency", kind="latency", slower_than=scene.slower_than if scene else 1.5, margin=0.2),
         AccuracyGate(name="accuracy", kind="accuracy", allowed_drop=0.02, margin=0.05, requests_per_look=32),
     ]
     timing = {

@@ -42,6 +42,8 @@ class Scene:
     """What both arms suffer from the beginning on."""
     alpha_advance: float = 0.05
     """How often a canary that is just not good enough is let go on by chance."""
+    slower_than: float = 1.5
+    """The latency gate's: far above what two fleets on one small machine differ by, but where latency is the matter."""
     bright_users: bool = False
     """Whether every eighth user sends what `TOO_BRIGHT` fails."""
     instances: int = 1
@@ -61,6 +63,7 @@ def scenes() -> list[Scene]:
             lambda live: live.suffer(_takes(2), _takes(1)),
             bad,
             as_usual=_takes(1),
+            slower_than=1.2,
         ),
         Scene("d1", "one of its two replicas is killed at 10 %", lambda live: live.kill(every=False), either),
         Scene("d2", "one of its two replicas is killed at 50 %", lambda live: live.kill(every=False), either, stage=50),
@@ -108,6 +111,7 @@ def scenes() -> list[Scene]:
             bad,
             sticky=True,
             as_usual=_takes(1),
+            slower_than=1.2,
         ),
     ]
 
