@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from model_release.spec import Canary
 from model_release.traffic.envoy_resources import latency_bounds_ms
 from model_release.traffic.envoy_users import OFTEN_SAMPLED_PERCENT
 from model_release.traffic.router import USER_LEVELS
+from tests.unit.judged_release import back_at
 
 BOUNDS = np.array(latency_bounds_ms())
 LATENCY = {"name": "latency", "kind": "latency", "margin": 0.1, "slower_than": 1.2}
@@ -90,17 +90,8 @@ class Played:
             before = np.where(own, np.maximum(before, spans), before)
 
     def back_at(self, looks: list[Look], asked: Canary) -> int | None:
-        """At which look the evidence suffices, if ever; without the verdicts, which take their time."""
-        carried, number = None, 0
-        for stage, of_stage in itertools.groupby(looks, lambda each: each.stage):
-            judge = Judge(asked, stage, first_release=False, bounds_ms=self.bounds_ms, carried=carried)
-            for each in of_stage:
-                number += 1
-                judge.replay([each])
-                if judge.log_evidence >= -math.log(asked.alpha_rollback):
-                    return number
-            carried = judge.carried()
-        return None
+        """At which look the evidence suffices, if ever."""
+        return back_at(looks, asked, self.bounds_ms)
 
 
 def by_request(looks: list[Look]) -> list[Look]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -21,6 +19,7 @@ from model_release.gates.stream import judged
 from model_release.gates.users import UserEvidence
 from model_release.spec import Canary, LatencyGate
 from model_release.traffic.router import USER_LEVELS
+from tests.unit.judged_release import back_at
 
 ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
 LOOKS_A_STAGE, LOOK_S = 40, 2.5
@@ -71,20 +70,6 @@ def by_request(looks: list[Look]) -> list[Look]:
         replace(look, canary=replace(look.canary, failed_users=None), stable=replace(look.stable, failed_users=None))
         for look in looks
     ]
-
-
-def back_at(looks: list[Look], asked: Canary) -> int | None:
-    """At which look the evidence suffices, if ever; without the verdicts, which take their time."""
-    carried, number = None, 0
-    for stage, of_stage in itertools.groupby(looks, lambda each: each.stage):
-        judge = Judge(asked, stage, first_release=False, bounds_ms=None, carried=carried)
-        for each in of_stage:
-            number += 1
-            judge.replay([each])
-            if judge.log_evidence >= -math.log(asked.alpha_rollback):
-                return number
-        carried = judge.carried()
-    return None
 
 
 # --- a healthy canary -----------------------------------------------------------------------------

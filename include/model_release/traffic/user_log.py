@@ -129,12 +129,14 @@ class _Times:
 
     def _level_of(self, one: _Affected) -> int | None:
         """Return the level that a user comes to at the weight now, if it is to be told."""
-        is_now, spans = one.percent == self._percent, self._spans[one.arm, one.percent, one.user]
+        is_now = one.percent == self._percent
         if not one.user:
             return 1 if is_now else None
+        if one.arm == "stable" and not is_now:
+            return None
         # Lines come in the order of the requests' ends, and one Envoy's after another's.
-        span = one.began_s // _SPAN_S
-        if span in spans or (one.arm == "stable" and not is_now):
+        spans, span = self._spans[one.arm, one.percent, one.user], one.began_s // _SPAN_S
+        if span in spans:
             return None
         spans.add(span)
         self._weights.add(one.percent)
