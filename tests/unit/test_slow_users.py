@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from model_release.errors import RouteNotConfirmed, RouterUnavailable
 from model_release.gates.looks import Arm, Look
 from model_release.identity import Mode
 from model_release.ledger.state import Placement, Running, State, WeightRecord, Weights
@@ -122,6 +123,24 @@ def test_a_look_that_knows_enough_of_stable_has_the_router_tell_of_slow_users_on
     assert wanted.slow_ms == 7.0
     assert Judged(LATENCY, in_ten=USUAL, green=0).looked_at(monkeypatch) == []  # withdrawn
     assert Judged(LATENCY, in_ten=USUAL, header=None).looked_at(monkeypatch) == []
+
+
+@pytest.mark.parametrize("fails", ["read", "apply"])
+def test_a_router_that_cannot_be_asked_now_does_not_end_the_look(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
+) -> None:
+    judged = Judged(LATENCY, slow_ms=[7.0])
+    judged.router.set(route("digits", canary_percent=10, sticky_header="x-user"))
+
+    def fail(*_: Any) -> None:
+        raise RouterUnavailable("rds.json", "no such file") if fails == "read" else RouteNotConfirmed("digits", "down")
+
+    monkeypatch.setattr(slow_users, "route_of", judged._route_of)
+    monkeypatch.setattr(slow_users, "apply_route", fail)
+    if fails == "read":
+        monkeypatch.setattr(judged.router, "read", fail)
+    slow_users.have_slow_users_told(cast("Step", judged), 10)
+    assert "not asked to tell of slow users" in caplog.text
 
 
 def test_a_gate_in_dry_run_chooses_nothing_for_one_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:

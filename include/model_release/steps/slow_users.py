@@ -7,8 +7,10 @@ release was prepared, the stages' own looks at stable tell, and the route is set
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
+from model_release.errors import RouteNotConfirmed, RouterUnavailable, RouteUnreadable
 from model_release.gates import latency
 from model_release.gates.looks import Look
 from model_release.spec import LatencyGate
@@ -18,6 +20,8 @@ from model_release.steps.reading import are_told
 from model_release.steps.route import apply_route, route_of
 from model_release.steps.withdraw import is_withdrawn
 from model_release.traffic.router import USERS
+
+log = logging.getLogger(__name__)
 
 
 def fix_what_is_slow(step: Step, stage: int) -> None:
@@ -40,15 +44,20 @@ def have_slow_users_told(step: Step, stage: int) -> None:
     """
     See to it that the router tells of slow users during a stage; a canary without weight has none.
 
-    Raises what apply_route does.
+    A router that cannot be written now is left to the next look, which goes on without. Raises Superseded,
+    RouteTakenOver.
     """
     fix_what_is_slow(step, stage)
     state, running = step.claim.check(), step.running
     if not running.slow_ms or not are_told(step, stage) or is_withdrawn(state, stage):
         return
-    wanted, held = route_of(state, step, canary_percent=stage), step.router.read(step.model)
-    if held is not None and (held.slow_ms, held.often_ms) != (wanted.slow_ms, wanted.often_ms):
-        apply_route(step, wanted)
+    wanted = route_of(state, step, canary_percent=stage)
+    try:
+        held = step.router.read(step.model)
+        if held is not None and (held.slow_ms, held.often_ms) != (wanted.slow_ms, wanted.often_ms):
+            apply_route(step, wanted)
+    except (RouterUnavailable, RouteUnreadable, RouteNotConfirmed) as error:
+        log.warning("the router is not asked to tell of slow users: %s", error)
 
 
 def _looks_until(step: Step, stage: int) -> list[Look]:
