@@ -214,6 +214,18 @@ def test_whoever_waits_too_long_for_an_arms_answer_is_told(
     assert slow(router, told, 400, time.time() + 60) == slow(router, told, 5000) == (0, 0)
 
 
+def test_of_what_is_slow_often_a_sample_is_told(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router, slow_ms=5000.0, often_ms=0.001)
+    told = Readings(router)
+    for _ in range(10):
+        assert set(ask_all(sandbox, "")) == {200}
+    eventually(lambda: sum(slow(router, told, 0.001)) > 0)
+    ask_all(sandbox, "broken", ["the last"])
+    eventually(lambda: sum(told.now()) > 0)
+    # Five standard deviations of a tenth of 400 requests, and the last.
+    assert 10 <= log_of(sandbox).read_text().count("\n") <= 71
+
+
 def test_what_stable_answers_in_the_canarys_place_is_a_failure_and_no_slow_answer(
     sandbox: Sandbox, router: EnvoyRouter
 ) -> None:
@@ -251,7 +263,7 @@ def test_an_envoy_with_the_log_of_an_earlier_version_is_found_out_too(sandbox: S
     router.affected_users(MODEL, NEW, PERCENT, {})
     listeners = json.loads((sandbox.directory / "lds.json").read_text())["resources"]
     manager = listeners[0]["filter_chains"][0]["filters"][0]["typed_config"]
-    written = manager["access_log"][0]["filter"]["extension_filter"]["typed_config"]
+    written = manager["access_log"][0]["filter"]["or_filter"]["filters"][0]["extension_filter"]["typed_config"]
     written["expression"] = written["expression"].replace("request.duration > duration(", "duration('1s') > duration(")
     _replace(sandbox.directory / "lds.json", listeners)
 
