@@ -9,9 +9,9 @@ from typing import Any
 from model_release.gates.by_user import ByUser, Told
 from model_release.gates.comparison import Comparison, Count
 from model_release.gates.gate import Gate
-from model_release.gates.looks import WHOLE, Arm, Look, Proportion, Stratum
+from model_release.gates.looks import Arm, Look, Proportion, Stratum
 from model_release.gates.paired import Disagreement, Drop
-from model_release.gates.users import are_shared
+from model_release.gates.users import at_risk
 from model_release.spec import AccuracyGate, DisagreementGate, ErrorRateGate, ProportionGate
 
 
@@ -92,8 +92,8 @@ class ErrorGate(ByUser, ShareGate):
             return []
         if canary.users is not None and stable.users is not None:
             return [Told("failed", (canary.users, stable.users), own, other)]
-        at_risk = (look.stage, WHOLE - look.stage)
-        return [Told("failed", at_risk, own, other)] if are_shared(look.stage) else []
+        shares = at_risk(look.stage)
+        return [Told("failed", shares, own, other)] if shares else []
 
 
 class OwnCounters(ShareGate):

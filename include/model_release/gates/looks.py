@@ -56,7 +56,7 @@ class Arm:
     One arm's requests: how many, how many failed, and how many were below each latency bound (ms, cumulative).
 
     `proportions` are the users' own counters by gate. Where users keep to their arm, `failed_users` are those who
-    failed for the first time, the second, the fourth and so on (`USER_LEVELS`), `users` those who asked and had not
+    failed for the first time, the second, the third and so on (`USER_LEVELS`), `users` those who asked and had not
     failed before, `slow_users` those who waited too long, as `failed_users`, by each of the look's `slow_ms`; None
     where nobody counts them.
     """

@@ -9,8 +9,8 @@ from typing import Any
 from model_release.gates import latency
 from model_release.gates.by_user import ByUser, Told
 from model_release.gates.comparison import Comparison
-from model_release.gates.looks import WHOLE, Look
-from model_release.gates.users import are_shared
+from model_release.gates.looks import Look
+from model_release.gates.users import at_risk
 from model_release.spec import LatencyGate
 
 P99_SHARE = 0.01
@@ -105,11 +105,11 @@ class SlowGate(ByUser):
     def told_of_users(self, look: Look) -> Sequence[Told]:
         """Return who waited too long for the first time, the second and so on, by bound; nobody counts who asked."""
         own, other = look.canary.slow_users, look.stable.slow_users
-        if own is None or other is None or self._one_armed or not are_shared(look.stage):
+        shares = at_risk(look.stage)
+        if own is None or other is None or self._one_armed or shares is None:
             return []
-        at_risk = (look.stage, WHOLE - look.stage)
         return [
-            Told(f"waited longer than {bound_ms:g} ms", at_risk, canary, stable)
+            Told(f"waited longer than {bound_ms:g} ms", shares, canary, stable)
             for bound_ms, canary, stable in zip(look.slow_ms, own, other, strict=True)
         ]
 

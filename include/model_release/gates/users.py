@@ -39,6 +39,11 @@ def are_shared(stage: int) -> bool:
     return 0 < stage < WHOLE
 
 
+def at_risk(stage: int) -> tuple[int, int] | None:
+    """Return which shares (percent) of the users are on canary and stable, where users are shared; else None."""
+    return (stage, WHOLE - stage) if are_shared(stage) else None
+
+
 @dataclass
 class UserEvidence:
     """
@@ -87,12 +92,14 @@ class UserEvidence:
     ) -> list[UserEvidence]:
         """Go on from what the gate came to in earlier stages, one by what befell; bets go on where there were any."""
         begun = [cls(each, odds_ratio, most) for each in befell]
-        for evidence, before in zip(begun, (gate or {}).get("by_user", []), strict=False):
+        if not gate:
+            return begun
+        for evidence, before in zip(begun, gate.get("by_user", []), strict=False):
             evidence.levels = [Wealth.from_dict(values) for values in before]
             for wealth in evidence.levels:
                 wealth.begin_stage()
-        for evidence in begun if gate else []:
-            less = evidence.log_evidence - float((gate or {})["log_evidence"])
+        for evidence in begun:
+            less = evidence.log_evidence - float(gate["log_evidence"])
             for wealth in evidence.levels:
                 wealth.total -= less
         return begun

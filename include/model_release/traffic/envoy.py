@@ -169,7 +169,10 @@ class EnvoyRouter:
     @staticmethod
     def _require_log(admin: EnvoyAdmin, path: Path) -> None:
         if not any(writes(listener, path) for listener in admin.listeners()):
-            why = f"its listener does not log affected users at {path}; start it with the one that `initialise` writes"
+            why = (
+                f"its listener does not log affected users at {path} as this version reads them; start it with the one "
+                "that `model_release.traffic.envoy.initialise` writes (docs/traffic.md)"
+            )
             raise RouterUnavailable(admin.address, why)
 
 

@@ -97,7 +97,10 @@ def _parted(path: Path, since: Sequence[int] | None) -> Part:
     try:
         return parted(path, since)
     except FileNotFoundError:
-        why = "there is no log of affected users, which Envoy begins when it has the listener that `initialise` writes"
+        why = (
+            "there is no log of affected users, which Envoy begins when it has the listener that "
+            "`model_release.traffic.envoy.initialise` writes (docs/traffic.md)"
+        )
         raise RouterUnavailable(str(path), why) from None
     except OSError as error:
         raise RouterUnavailable(str(path), f"its log of affected users cannot be read: {error.strerror}") from None
