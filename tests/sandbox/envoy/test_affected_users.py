@@ -183,7 +183,7 @@ def test_an_envoy_that_does_not_write_the_log_is_found_out_before_a_release(sand
     values = sandbox.environment.model_dump()
     values["router"]["user_log"] = {"path": elsewhere}
     with pytest.raises(
-        RouterUnavailable, match=r"does not log affected users at .*elsewhere.log as this version reads them; start it with"
+        RouterUnavailable, match=r"affected users at .*elsewhere.log as this version reads them; start it with"
     ):
         EnvoyRouter(Environment.model_validate(values)).affected_users(MODEL, NEW, PERCENT, {})
 
