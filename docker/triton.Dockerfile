@@ -18,6 +18,6 @@ ENV CONTROLLED=model-repository,model-config,shared-memory,trace,logging
 CMD ["/bin/sh", "-c", "exec tritonserver \
     --model-repository=${REPOSITORY:?set it to the fleet's serving prefix} \
     --model-control-mode=explicit --load-model=* \
-    --exit-on-error=false --strict-readiness=false --disable-auto-complete-config \
+    --exit-on-error=false --strict-readiness=false --disable-auto-complete-config --model-load-retry-count=2 \
     --http-restricted-api=$CONTROLLED:${CONTROL_KEY:?set it to name=value} \
     --grpc-restricted-protocol=$CONTROLLED:$CONTROL_KEY"]

@@ -39,6 +39,8 @@ _START_TRITON = "; ".join(  # one line, as supervisord's config wants it
         'exec "$@"',
     ]
 )
+#: Triton downloads a model's whole folder, and fails if a version before the served one is deleted meanwhile.
+_LOAD_RETRIES = 2
 #: What answers to the holder of the key alone. Statistics are counts, which the metrics port tells everybody anyway.
 _CONTROLLED = "model-repository,model-config,shared-memory,trace,logging"
 
@@ -82,6 +84,7 @@ def replica_command(
         "--load-model=*",
         "--exit-on-error=false",
         "--strict-readiness=false",
+        f"--model-load-retry-count={_LOAD_RETRIES}",
         f"--http-port={http_port}",
         f"--grpc-port={grpc_port}",
         f"--metrics-port={metrics_port}",

@@ -28,9 +28,11 @@ from model_release.repository.manifest import Manifest
 from model_release.repository.store import ObjectStore
 from model_release.spec import ModelSpec
 from model_release.steps import serve
+from model_release.triton import config as configs
 from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
-from tests.sandbox.served_parts import FLEET, VERSION, Bench, graph, saved, spec
+from tests.sandbox.chaos.faults import FaultyS3
+from tests.sandbox.served_parts import FLEET, VERSION, Bench, graph, saved, spec, unclaimed
 from tests.sandbox.triton_parts import Server, Tritons, await_true
 from tests.sandbox.triton_parts import tritons as tritons
 
@@ -194,3 +196,30 @@ def test_a_newborn_serves_the_old_or_the_new_state_and_the_other_models_always(
         thread.join()
     assert deployer.error is None, repr(deployer.error)
     assert problems == [], f"{seen} in {deployer.rounds} rounds: {problems}"
+
+
+@pytest.mark.parametrize("at", [f"{OLD}/model.onnx", f"{OLD}"], ids=["file", "folder"])
+def test_a_newborn_whose_download_meets_the_deletion_of_the_version_before_serves(
+    tritons: Tritons, bench: Bench, at: str
+) -> None:
+    """Triton downloads every version that it finds in the folder, not only those that its config names."""
+    name = f"met_{uuid.uuid4().hex[:8]}"
+    made, old = line(bench, name, OLD)
+    _, new = line(bench, name, NEW)
+    bench.serve(made, old)
+    prefix, log = bench.prefix(name), tritons.folder / f"{name}-newborn.log"
+    prefix.place(Archive(bench.store, name), new, unclaimed)
+    prefix.write_config(configs.render(configs.build_config(made, NEW), epoch=2), unclaimed)
+
+    def delete_what_is_asked_for(_: str, path: str) -> None:
+        if at in path and OLD in prefix.versions() and f"loading: {name}" in log.read_text():
+            prefix.keep_only(NEW, unclaimed)
+
+    wire = FaultyS3(tritons.endpoint, delete_what_is_asked_for)
+    try:
+        newborn = tritons.start(f"{name}-newborn", f"serving/default/{FLEET}", endpoint=wire.url)
+        assert served_by(newborn, tritons, name) == NEW, newborn.log.read_text()
+        assert f"failed to load '{name}' version {NEW}" in newborn.log.read_text(), "the download met no deletion"
+    finally:
+        wire.close()
+        bench.clear(name)

@@ -121,13 +121,13 @@ class Tritons:
     def __post_init__(self) -> None:
         self.backends = prepare_backends(VENV, self.folder)
 
-    def start(self, name: str, prefix: str | None = None) -> Server:
+    def start(self, name: str, prefix: str | None = None, *, endpoint: str | None = None) -> Server:
         """Start a Triton, which only the environment's key controls, and wait until it is live."""
         prefix = prefix or f"tests/{name}"
         self.put(f"{prefix}/.keep", b"")
         http, grpc, metrics = islice(free_ports(), 3)
         ports = (http, grpc, metrics)
-        url = f"s3://{self.endpoint}/{self.bucket}/{prefix}"
+        url = f"s3://{endpoint or self.endpoint}/{self.bucket}/{prefix}"
         log = self.folder / f"{name}.log"
         keys, temp, control = self.triton_keys, self.folder / f"{name}-temp", self.environment.triton_key
         assert control is not None

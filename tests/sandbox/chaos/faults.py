@@ -7,6 +7,7 @@ import http.server
 import socket
 import struct
 import threading
+from collections.abc import Callable
 
 KINDS = ("reset before", "reset after", "slow down")
 _SLOW_DOWN = b"<Error><Code>SlowDown</Code><Message>Please reduce your request rate.</Message></Error>"
@@ -17,13 +18,14 @@ class FaultyS3:
     S3 behind a wire that fails once.
 
     `reset before`: the connection is cut and S3 never saw the request. `reset after`: S3 did what was asked, the answer
-    is lost. `slow down`: 503, and S3 never saw it.
+    is lost. `slow down`: 503, and S3 never saw it. `before` is told of each request, before S3 sees it.
     """
 
-    def __init__(self, endpoint_url: str) -> None:
+    def __init__(self, endpoint_url: str, before: Callable[[str, str], object] = lambda verb, path: None) -> None:
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
         self._server.daemon_threads = True
         self._server.wire = self  # type: ignore[attr-defined]
+        self.before = before
         self.target = endpoint_url.removeprefix("http://")
         self._lock = threading.Lock()
         self._kind, self._at, self.requests, self.struck = "", -1, 0, 0
@@ -63,6 +65,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _pass_on(self) -> None:
         wire: FaultyS3 = self.server.wire  # type: ignore[attr-defined]
+        wire.before(self.command, self.path)
         fault = wire.fault()
         if self.headers.get("Expect", "").lower() == "100-continue" and fault is None:
             self.send_response_only(100)
