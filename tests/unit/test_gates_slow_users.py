@@ -46,13 +46,17 @@ class Played:
     """How often a user asks in a look, on average."""
     medians_ms: np.ndarray[Any, Any]
     spread: float = 0.5
+    given_ms: tuple[float, ...] = ()
+    """A gate's own bounds."""
+    stalls: float = 0.0
+    """The share of the canary's requests that take a second longer."""
 
     def __post_init__(self) -> None:
         times = self.times(np.repeat(np.arange(len(self.rates)), 20))
         found = bounds_from(buckets(times))
         assert found is not None
         self.bounds_ms = found
-        often_ms, bounds_ms = slow_for_users(found, LATENCY["slower_than"])
+        often_ms, bounds_ms = slow_for_users(found, LATENCY["slower_than"], self.given_ms)
         self.slow_ms, self.logged_ms = [*([often_ms] if often_ms else []), *bounds_ms], bounds_ms[0]
 
     def times(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -68,7 +72,9 @@ class Played:
             spans, own = np.zeros_like(before), place < stage / 100
             for k in range(number * looks, (number + 1) * looks):
                 users = np.repeat(np.arange(len(place)), self.rng.poisson(self.rates))
-                times = self.times(users) * np.where(own[users] & (k >= begins), factor, 1.0)
+                of_fault = own[users] & (k >= begins)
+                times = self.times(users) * np.where(of_fault, factor, 1.0)
+                times[of_fault & (self.rng.random(len(times)) < self.stalls)] += 1000
                 late = np.zeros_like(before, bool)
                 logged = (times > self.logged_ms) | (self.rng.random(len(times)) < OFTEN_SAMPLED_PERCENT / 100)
                 for each, bound_ms in zip(late, self.slow_ms, strict=True):
@@ -91,7 +97,7 @@ class Played:
 
     def back_at(self, looks: list[Look], asked: Canary) -> int | None:
         """At which look the evidence suffices, if ever."""
-        return back_at(looks, asked, self.bounds_ms)
+        return back_at(looks, asked, self.given_ms or self.bounds_ms)
 
 
 def by_request(looks: list[Look]) -> list[Look]:
@@ -162,6 +168,19 @@ def test_a_slower_median_goes_back_however_long_the_tail_of_stables_latency_is(s
     assert found <= alone + 4
 
 
+@pytest.mark.parametrize("seed", range(3))
+def test_few_requests_that_stall_beyond_a_gates_own_bound_go_back_nearly_as_fast_as_by_requests(seed: int) -> None:
+    """Stable's p95 and p99 hide them."""
+    rng = np.random.default_rng(seed)
+    release = Played(rng, np.full(2000, 0.1 * LOOK_S), np.full(2000, MEDIAN_MS), given_ms=(500.0,), stalls=0.003)
+    asked = canary(gates=[{**LATENCY, "bounds_ms": [500]}])
+    looks = list(release.looks(stages=(10,), looks=80))
+    found, alone = release.back_at(looks, asked), release.back_at(by_request(looks), asked)
+    assert found is not None
+    assert alone is not None
+    assert found <= alone + 12
+
+
 @pytest.mark.parametrize("asks_per_s", [1, 5])
 def test_a_canary_that_turns_slow_after_a_quarter_of_an_hour_goes_back_within_minutes(asks_per_s: int) -> None:
     """By then its users have all been slow dozens of times, as stable's have."""
@@ -214,16 +233,18 @@ def test_users_of_a_stages_warm_up_are_not_taken() -> None:
 
 
 @pytest.mark.parametrize(
-    ("usual_ms", "slower_than", "found"),
+    ("usual_ms", "slower_than", "given_ms", "found"),
     [
-        ([40, 90, 130], 1.2, SlowForUsers(48, [90, 130])),
-        ([40, 44, 130], 1.5, SlowForUsers(None, [60, 130])),
-        ([40, 44], 1.5, SlowForUsers(None, [60])),
-        ([40, 42, 44], 1.5, SlowForUsers(None, [60])),
-        ([4], 1.5, SlowForUsers(None, [6])),
+        ([40, 90, 130], 1.2, [], SlowForUsers(48, [90, 130])),
+        ([40, 44, 130], 1.5, [], SlowForUsers(None, [60, 130])),
+        ([40, 44], 1.5, [], SlowForUsers(None, [60])),
+        ([40, 42, 44], 1.5, [], SlowForUsers(None, [60])),
+        ([4], 1.5, [], SlowForUsers(None, [6])),
+        ([40, 90, 130], 1.2, [500, 50, 130], SlowForUsers(48, [90, 130, 500])),
+        ([4], 1.5, [5, 50], SlowForUsers(None, [6, 50])),
     ],
 )
 def test_what_is_slow_for_users_is_rare_on_stable_or_told_of_by_a_sample(
-    usual_ms: list[float], slower_than: float, found: SlowForUsers
+    usual_ms: list[float], slower_than: float, given_ms: list[float], found: SlowForUsers
 ) -> None:
-    assert slow_for_users(usual_ms, slower_than) == found
+    assert slow_for_users(usual_ms, slower_than, given_ms) == found

@@ -149,6 +149,13 @@ def test_a_gate_in_dry_run_chooses_nothing_for_one_that_decides(monkeypatch: pyt
     assert Judged(lax, before=USUAL).noted(monkeypatch) == (None, [180])
 
 
+def test_a_gates_own_bounds_are_slow_for_users_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = LATENCY.model_copy(update={"bounds_ms": [500.0]})
+    assert Judged(own, before=USUAL).noted(monkeypatch) == (30, [40, 60, 500])
+    reported = own.model_copy(update={"dry_run": True})
+    assert Judged(reported, LATENCY, before=USUAL).noted(monkeypatch) == (30, [40, 60])
+
+
 def test_what_was_fixed_stays_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Judged(LATENCY, before=USUAL, slow_ms=[7.0]).noted(monkeypatch, 50) == (None, [7.0])
 

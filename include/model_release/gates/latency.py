@@ -48,16 +48,19 @@ class SlowForUsers(NamedTuple):
     bounds_ms: list[float]
 
 
-def slow_for_users(usual_ms: Sequence[float], slower_than: float) -> SlowForUsers:
+def slow_for_users(usual_ms: Sequence[float], slower_than: float, given_ms: Sequence[float] = ()) -> SlowForUsers:
     """
     Return what is slow for users, by stable's usual bounds: p50, p95 and p99, or fewer where buckets are wider.
 
     A canary that is slower than allowed crosses the median's with all of its requests; one with a longer tail, the
-    others.
+    others. One whose few very slow requests stable's p99 hides crosses those of `given_ms`, a gate's own bounds, that
+    are rarer still; what is not rare is not told of in whole.
     """
     median_ms, *tail_ms = sorted(usual_ms)
     allowed_ms = median_ms * slower_than
-    bounds_ms = sorted({max(bound_ms, allowed_ms) for bound_ms in tail_ms or [median_ms]})
+    tail_ms = tail_ms or [median_ms]
+    rare_ms = [bound_ms for bound_ms in given_ms if bound_ms > tail_ms[0]]
+    bounds_ms = sorted({max(bound_ms, allowed_ms) for bound_ms in (*tail_ms, *rare_ms)})
     return SlowForUsers(allowed_ms if allowed_ms < bounds_ms[0] else None, bounds_ms)
 
 
