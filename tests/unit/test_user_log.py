@@ -20,7 +20,7 @@ from model_release.traffic.user_log import affected_users
 def line(user: str, arm: str = "canary", *, release: str = "digits 7", percent: int = 10, **said: Any) -> str:
     about = {"t": 1000, "status": 500, "grpc": "-", "tries": 1, "answered": "stable", "us": 900, "ms": 1, **said}
     before = " ".join(map(str, about.values()))
-    return f"{before} {release} {percent} {arm} {user}\n"
+    return f"{before} {arm} {release} {percent} {user}\n"
 
 
 @pytest.fixture
@@ -217,7 +217,7 @@ def test_only_this_models_this_version_at_this_weight_counts(path: Path) -> None
 
 def test_users_may_be_named_as_they_like_and_who_has_no_name_is_somebody_else_each_time(path: Path) -> None:
     began = read(path)
-    write(path, line("ann of x"), line("ann of y"), line(""), line("", "stable"), line(""))
+    write(path, line("ann of x"), line("ann of y"), line(""), line("", "stable"), line("  "))
     assert counts(read(path, began)) == (4, 1)
 
 

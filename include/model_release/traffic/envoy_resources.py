@@ -201,25 +201,38 @@ def _routes_of(route: Route, form: str, match: Json, protocol: str) -> Iterator[
             "match": {**match, "headers": [*match["headers"], forced]},
             "route": _action(route, form, {fleet: 100}, protocol),
         }
-    plain: Json = {"name": f"{route.model}/{form}", "match": match}
+    name = f"{route.model}/{form}"
     if not route.released:
-        yield {**plain, **_answer(503, nothing_released(route.model))}
-    elif "stream" in form or not route.falls_back:
+        yield {"name": name, "match": match, **_answer(503, nothing_released(route.model))}
+        return
+    if route.sticky_header is not None:
+        # An empty value has a hash too, which would have all who send one come and go together.
+        nobody = {"name": route.sticky_header, "string_match": {"safe_regex": {"regex": r"\s*"}}}
+        of_nobody = {**match, "headers": [*match["headers"], nobody]}
+        yield {"name": f"{name}/nobody", "match": of_nobody, **_shared(route, form, protocol, by_hash=False)}
+    yield {"name": name, "match": match, **_shared(route, form, protocol)}
+
+
+def _shared(route: Route, form: str, protocol: str, *, by_hash: bool = True) -> Json:
+    """Return what shares a form of request by weight."""
+    if "stream" in form or not route.falls_back:
         # A stream is neither tried again nor given up after a time, and sent nobody a second time.
-        yield {**plain, "route": _action(route, form, dict(route.weights), protocol)}
-    else:
-        shared = _action(route, form, dict(route.weights), protocol, kind=OR_STABLE)
-        # Where no replica answered, none told whose answer it is: the canary was asked.
-        whose = _said(route, str(route.canary), "ADD_IF_ABSENT")
-        yield {**plain, "route": {**shared, **_mirrors(route, protocol)}, "response_headers_to_add": whose}
+        return {"route": _action(route, form, dict(route.weights), protocol, by_hash=by_hash)}
+    shared = _action(route, form, dict(route.weights), protocol, kind=OR_STABLE, by_hash=by_hash)
+    # Where no replica answered, none told whose answer it is: the canary was asked.
+    whose = _said(route, str(route.canary), "ADD_IF_ABSENT")
+    return {"route": {**shared, **_mirrors(route, protocol)}, "response_headers_to_add": whose}
 
 
-def _action(route: Route, form: str, weights: dict[str, int], protocol: str, kind: str = "") -> Json:
+def _action(
+    route: Route, form: str, weights: dict[str, int], protocol: str, kind: str = "", *, by_hash: bool = True
+) -> Json:
     """
     Return the action that shares requests by weight and says on each response whose it is.
 
-    `kind` is that of the canary's cluster. Stable comes first: as the canary's share grows from the end of the range,
-    whoever hashes into it stays in it.
+    `kind` is that of the canary's cluster; `by_hash` is for requests whose sticky header names a user, the others go by
+    chance. Stable comes first: as the canary's share grows from the end of the range, whoever hashes into it stays in
+    it.
     """
     arms = [fleet for fleet in (route.stable, route.canary) if fleet is not None and weights.get(fleet)]
     is_sticky = route.sticky_header is not None and len(arms) > 1
@@ -233,10 +246,10 @@ def _action(route: Route, form: str, weights: dict[str, int], protocol: str, kin
         }
         for fleet in arms
     ]
-    sticky = _by_hash(route) if is_sticky else {}
+    hashed = _by_hash(route) if is_sticky and by_hash else {}
     return {
-        "weighted_clusters": {"clusters": clusters, **({"use_hash_policy": True} if sticky else {})},
-        **sticky,
+        "weighted_clusters": {"clusters": clusters, **({"use_hash_policy": True} if hashed else {})},
+        **hashed,
         "timeout": "0s" if "stream" in form else REQUEST_TIMEOUT,
         "retry_policy": _retry_policy(protocol, to_stable=bool(kind)),
     }

@@ -14,7 +14,7 @@ from model_release.traffic.envoy_clusters import GRPC_ERRORS, TYPES, Json
 from model_release.traffic.router import ARM_HEADER, Route
 
 SHARE_HEADER = "x-model-share"
-"""From the route on to the replicas: `MODEL VERSION PERCENT ARM USER`; version and percent are the canary's."""
+"""From the route on to the replicas: `ARM MODEL VERSION PERCENT USER`; version and percent are the canary's."""
 
 SLOW_HEADER, OFTEN_HEADER = "x-model-slow", "x-model-often-slow"
 """From the route on to the replicas: beyond which time a request gets a line, or one of a sample, as CEL's `0.054s`."""
@@ -36,7 +36,7 @@ _WORTH_A_LINE = (
     "('content-type' in request.headers && request.headers['content-type'].startsWith('application/grpc') "
     f"&& response.grpc_status in {sorted(GRPC_ERRORS)}) || "
     f"('{ARM_HEADER}' in response.headers && response.headers['{ARM_HEADER}'] == 'stable' "
-    f"&& request.headers['{SHARE_HEADER}'].contains(' canary ')) || "
+    f"&& request.headers['{SHARE_HEADER}'].startsWith('canary ')) || "
     f"{_lasts_longer_than(SLOW_HEADER)})"
 )
 # The first of the times is what Envoy's histograms hold: from the whole request to the whole answer.
@@ -93,8 +93,8 @@ def takes_no_shares() -> Json:
 def share_of(route: Route, fleet: str) -> list[Json]:
     """Return what the route adds to a request of an arm's share; a user without the header's value is nobody."""
     canary = str(route.canary)
-    released = f"{route.model} {route.versions[canary]} {route.weights[canary]}"
-    said = {SHARE_HEADER: f"{released} {route.arm(fleet)} %REQ({route.sticky_header})%"}
+    share = f"{route.arm(fleet)} {route.model} {route.versions[canary]} {route.weights[canary]}"
+    said = {SHARE_HEADER: f"{share} %REQ({route.sticky_header})%"}
     for name, bound_ms in ((SLOW_HEADER, route.slow_ms), (OFTEN_HEADER, route.often_ms)):
         if bound_ms is not None:
             said[name] = f"{bound_ms / 1000:.6f}s"

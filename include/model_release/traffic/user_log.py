@@ -21,7 +21,7 @@ from model_release.traffic.router import ARMS, NOTHING_SLOW, USER_LEVELS, Affect
 
 log = logging.getLogger(__name__)
 
-_BEFORE_SHARE, _FIELDS = 7, 12
+_BEFORE_MODEL, _FIELDS = 8, 12
 _NOTHING = b"-"
 _SPAN_S = 2
 _MOST_KEPT = 16
@@ -133,7 +133,7 @@ class _Times:
     def _level_of(self, one: _Affected) -> int | None:
         """Return the level that a user comes to at the weight now, if it is to be told."""
         is_now = one.percent == self._percent
-        if not one.user:
+        if not one.user.strip():
             return 1 if is_now else None
         if one.arm == "stable" and not is_now:
             return None
@@ -174,7 +174,7 @@ class _Affected(NamedTuple):
 
         A NOT_FOUND that the second asked says too is the client's, who pins a version. Raises ValueError, KeyError.
         """
-        began, status, grpc, tries, answered, took_us, all_ms, _, _, percent, arm, user = line.split(b" ", _FIELDS - 1)
+        began, status, grpc, tries, answered, took_us, all_ms, arm, _, _, percent, user = line.split(b" ", _FIELDS - 1)
         code = -1 if grpc == _NOTHING else int(grpc)
         if code == GRPC_NOT_FOUND:
             return None
@@ -197,7 +197,7 @@ def _lines(held: bytes, release: bytes) -> Iterator[_Affected]:
         if release not in line:
             continue
         try:
-            is_own = line.split(b" ", _BEFORE_SHARE)[_BEFORE_SHARE].startswith(release[1:])
+            is_own = line.split(b" ", _BEFORE_MODEL)[_BEFORE_MODEL].startswith(release[1:])
             one = _Affected.read(line) if is_own else None
         except (ValueError, KeyError, IndexError):
             log.warning("no line of affected users: %r", line[:200])

@@ -118,7 +118,7 @@ def test_good_answers_clients_faults_and_forced_requests_are_not_told(sandbox: S
 def test_no_client_can_say_whose_its_failures_are(sandbox: Sandbox, router: EnvoyRouter, arm: str) -> None:
     share(router)
     put(router, route("other_model", canary_percent=50))
-    told, lie = Readings(router), f"{MODEL} {NEW} {PERCENT} {arm} nobody"
+    told, lie = Readings(router), f"{arm} {MODEL} {NEW} {PERCENT} nobody"
     for path in ("/nothing", f"/v2/models/{MODEL}/versions/1/infer", "/v2/models/other_model/infer"):
         assert sandbox.get(path, x_mode="broken", x_model_share=lie).status >= 404
     assert sandbox.get(x_mode="broken", x_model_force_arm="canary", x_model_share=lie).status == 500
@@ -128,12 +128,25 @@ def test_no_client_can_say_whose_its_failures_are(sandbox: Sandbox, router: Envo
     assert log_of(sandbox).read_text().count("\n") == 1
 
 
-def test_requests_without_the_header_are_each_of_somebody_else(sandbox: Sandbox, router: EnvoyRouter) -> None:
+@pytest.mark.parametrize("nobody", [{}, {"x_user": ""}], ids=["none", "empty"])
+def test_requests_without_the_header_are_each_of_somebody_else(
+    sandbox: Sandbox, router: EnvoyRouter, nobody: dict[str, str]
+) -> None:
     share(router)
     told = Readings(router)
     for _ in range(12):
-        sandbox.get(x_mode="broken")
+        sandbox.get(x_mode="broken", **nobody)
     eventually(lambda: sum(told.now()) == 12)
+
+
+def test_a_user_named_like_a_canary_has_no_good_answer_of_stables_logged(sandbox: Sandbox, router: EnvoyRouter) -> None:
+    share(router)
+    told = Readings(router)
+    names = [f"a canary {number}" for number in range(40)]
+    assert {sandbox.get(x_user=name).headers["x-model-arm"] for name in names} == {"canary", "stable"}
+    ask_all(sandbox, "broken", ["the last"])
+    eventually(lambda: sum(told.now()) > 0)
+    assert log_of(sandbox).read_text().count("\n") == 1
 
 
 @pytest.mark.parametrize("place", ELSEWHERE)

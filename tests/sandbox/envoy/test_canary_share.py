@@ -52,9 +52,14 @@ def test_users_who_came_to_the_canary_stay_there_as_its_weight_grows_over_both_p
         assert on_canary(by_http) != first, "the same users come first in every release"
 
 
-def test_requests_without_the_sticky_header_go_by_chance(sandbox: Sandbox, router: EnvoyRouter) -> None:
+@pytest.mark.parametrize("nobody", [{}, {"x_user": ""}, {"x_user": " "}], ids=["none", "empty", "a space"])
+def test_requests_without_the_sticky_header_or_a_value_in_it_go_by_chance(
+    sandbox: Sandbox, router: EnvoyRouter, nobody: dict[str, str]
+) -> None:
     put(router, route(MODEL, canary_percent=50, sticky_header="x-user"))
-    assert {sandbox.get().body for _ in range(40)} == {"blue", "green"}
+    assert {sandbox.get(**nobody).body for _ in range(40)} == {"blue", "green"}
+    with sandbox.channel() as channel:
+        assert {call(channel, x_model=MODEL, **nobody)[0] for _ in range(40)} == {"blue", "green"}
 
 
 def counts(router: EnvoyRouter, fleet: str) -> tuple[int, int, int]:
