@@ -116,7 +116,7 @@ def sticky(
 
     return SimpleNamespace(
         model="digits",
-        spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header, warmup_s=30)),
+        spec=SimpleNamespace(canary=SimpleNamespace(sticky_header=header, warmup_s=30, try_timeout_s=3.0)),
         running=SimpleNamespace(judged_alone=judged_alone, slow_ms=slow, user_bounds_ms=tuple(slow)),
         claim=SimpleNamespace(check=lambda: SimpleNamespace(canary=SimpleNamespace(version=7))),
         router=SimpleNamespace(affected_users=failed),
@@ -138,7 +138,7 @@ def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_si
     step = sticky()
     look, kept, why = _by_user(step, stage_of(stage=50), Look(1.0, 50, Arm(10, 4), Arm(20, 2)))
     warm_s = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC).timestamp()
-    assert step.asked == [("digits", 7, 50, {"log": [1, 1]}, Slow((), warm_s))]
+    assert step.asked == [("digits", 7, 50, {"log": [1, 1]}, Slow((), warm_s, 3.0))]
     assert (look.canary, look.stable) == (Arm(10, 4, failed_users=(3, 1)), Arm(20, 2, failed_users=(1, 0)))
     assert (kept, why) == ({"users": {"log": [1, 9]}, "users_heard_t": 1.0}, [])
 

@@ -161,3 +161,23 @@ def test_what_went_to_stable_without_a_try_is_counted_against_the_canary() -> No
     canary, stable = (arm_of(metrics, "m", fleet, "one") for fleet in ("green", "blue"))
     assert (canary.requests, canary.errors) == (10, 5)
     assert (stable.requests, stable.errors) == (90, 0)
+
+
+def test_a_try_that_the_canary_did_not_answer_in_time_is_slower_than_any() -> None:
+    timed = {"canary_upstream_rq_time_bucket:20": 90, "canary_upstream_rq_time_bucket:+Inf": 95}
+    metrics = {
+        "m/green/http/or-stable": {
+            **timed,
+            "upstream_rq_completed": 100,
+            "upstream_rq_retry": 5,
+            "upstream_rq_retry_success": 5,
+        },
+        "m/green/http/tried": {
+            "upstream_rq_max_duration_reached": 5,
+            "upstream_cx_destroy_local_with_active_rq": 5,
+        },
+        "m/blue/http/instead": {"upstream_rq_total": 5},
+    }
+    canary = arm_of(metrics, "m", "green", "one")
+    assert (canary.requests, canary.errors) == (100, 5)
+    assert canary.latency_buckets == {"20": 90, "+Inf": 100}

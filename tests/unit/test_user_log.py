@@ -71,7 +71,7 @@ def test_what_is_a_failure_of_an_arm(path: Path, arm: str, said: dict[str, Any],
     assert sum(counts(read(path, began))) == fails
 
 
-BEYOND_54 = Slow((54.0,))
+BEYOND_54 = Slow((54.0,), tried_for_s=2)
 
 
 @pytest.mark.parametrize(
@@ -88,6 +88,10 @@ BEYOND_54 = Slow((54.0,))
         ("canary", {"us": 54_001, "grpc": 0}, True),
         ("canary", {"us": 54_001, "answered": "stable", "tries": 2}, False),
         ("canary", {"us": 54_001, "status": 500}, False),
+        ("canary", {"us": 54_001, "answered": "stable", "tries": 2, "ms": 1999}, False),
+        ("canary", {"us": 2_000_001, "answered": "stable", "tries": 2, "ms": 2000}, True),
+        ("canary", {"us": 2_000_001, "status": 500, "tries": 2, "ms": 2000}, True),
+        ("stable", {"us": 53_001, "status": 500, "ms": 2000}, False),
         ("canary", {"us": "-", "ms": 55, "status": 0, "answered": "-"}, True),
     ],
 )

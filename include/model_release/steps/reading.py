@@ -21,6 +21,7 @@ from model_release.ledger.looks import StageLooks
 from model_release.spec import ProportionGate
 from model_release.steps.answers import ask
 from model_release.steps.context import Sight, Step
+from model_release.steps.route import try_timeout_s
 from model_release.traffic.envoy_counts import total
 from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow
 
@@ -126,7 +127,7 @@ def affected_users(step: Step, looks: StageLooks) -> AffectedUsers | None:
     if canary is None:
         return None
     warm_s = looks.started_at.timestamp() + step.spec.canary.warmup_s
-    slow = Slow(step.running.user_bounds_ms, warm_s)
+    slow = Slow(step.running.user_bounds_ms, warm_s, try_timeout_s(step.spec))
     return step.router.affected_users(step.model, canary.version, looks.stage, looks.users, slow)
 
 

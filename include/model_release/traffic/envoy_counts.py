@@ -111,17 +111,17 @@ def _add_share(arm: _Counts, share: Metrics, tried: Metrics, instead: Metrics, p
     fault: both arms say NOT_FOUND.
 
     Only what the canary answered itself is timed: where stable answers, its time has a failed try of the canary in it,
-    and a model that fails some requests on both arms would seem slower as the canary.
+    and a model that fails some requests on both arms would seem slower as the canary. A try that the canary did not
+    answer in time was slower than any.
     """
     answered, bad = _answered(share, protocol)
     untried = max(0, instead.get("upstream_rq_total", 0) - share.get("upstream_rq_retry", 0))
     abandoned = _abandoned(tried, protocol) + _abandoned(instead, protocol)
     # Envoy itself gives up a try that is slow or, over HTTP, whose failed answer it has no use for.
-    own = tried.get("upstream_rq_max_duration_reached", 0)
-    if protocol == "http":
-        own += share.get("retry_upstream_rq_completed", 0)
+    too_slow = tried.get("upstream_rq_max_duration_reached", 0)
+    own = too_slow + (share.get("retry_upstream_rq_completed", 0) if protocol == "http" else 0)
     failed = bad + share.get("upstream_rq_retry_success", 0) + untried
-    arm.add(answered, failed, share, max(0, abandoned - own), _BUCKET_OF_CANARY)
+    arm.add(answered, failed, share, too_slow + max(0, abandoned - own), _BUCKET_OF_CANARY)
 
 
 def _add_mirrored(mirrored: _Counts, own: Metrics) -> None:

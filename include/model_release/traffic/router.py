@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -139,7 +140,8 @@ class ArmCounters:
     What a router counted for one fleet of one model since it started.
 
     `latency_buckets` maps an upper bound in ms, as text, to the requests below it, and "+Inf" to all; a request that
-    got no answer is in "+Inf" only, and one that stable answered in the canary's place is in none. `generation` names
+    got no answer, or none of the canary within its time, is in "+Inf" only; one that stable answered in the canary's
+    place for another reason is in none. `generation` names
     the router processes: counters of two generations do not compare. `mirrored_*` are of the requests that the fleet
     was sent a second time: no client saw their answers, and they are in none of the others.
     """
@@ -175,10 +177,15 @@ class ByArm(NamedTuple):
 
 
 class Slow(NamedTuple):
-    """Which requests are slow for their users: beyond each bound (ms), from a time on (Unix time, s): warm ones."""
+    """
+    Which requests are slow for their users: beyond each bound (ms), from a time on (Unix time, s): warm ones.
+
+    What stable answered in the canary's place after `tried_for_s` was waited for too: the canary hung.
+    """
 
     bounds_ms: tuple[float, ...] = ()
     from_s: float = 0.0
+    tried_for_s: float = math.inf
 
 
 NOTHING_SLOW = Slow()

@@ -79,8 +79,9 @@ class _Known:
                 self.failed.add(one)
             if one.percent == self._percent and one.began_s < self._slow.from_s:
                 continue
+            waited_ms = one.waited_ms_of(self._slow.tried_for_s)
             for bound_ms, times in zip(self._slow.bounds_ms, self.waited, strict=True):
-                if one.waited_ms > bound_ms:
+                if waited_ms > bound_ms:
                     times.add(one)
 
     def count_anew(self) -> None:
@@ -157,7 +158,7 @@ class _Affected(NamedTuple):
     """
     A request that an arm failed or may have been slow to answer, when, and whose it was.
 
-    `waited_ms` is how long the arm took to answer; 0 for one that was failed by the canary and answered by stable.
+    `waited_ms` is how long the client waited, of stable's and of what the canary answered itself how long they took.
     """
 
     began_s: int
@@ -166,6 +167,15 @@ class _Affected(NamedTuple):
     user: bytes
     failed: bool
     waited_ms: float
+
+    def waited_ms_of(self, tried_for_s: float) -> float:
+        """
+        Return how long the arm kept its user waiting, where the canary is tried for so long.
+
+        What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
+        """
+        instead = self.arm == "canary" and self.failed and self.waited_ms < tried_for_s * 1000
+        return 0.0 if instead else self.waited_ms
 
     @classmethod
     def read(cls, line: bytes) -> _Affected | None:
@@ -182,10 +192,8 @@ class _Affected(NamedTuple):
         helped = int(tries) > 1 or (arm == b"canary" and answered == b"stable")
         failed = bad or helped
         # One that its client gave up was waited for as long as it lasted.
-        waited_ms = int(all_ms) if took_us == _NOTHING else int(took_us) / 1000
-        # What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
-        if arm == b"canary" and failed:
-            waited_ms = 0.0
+        lasted = took_us == _NOTHING or (arm == b"canary" and failed)
+        waited_ms = int(all_ms) if lasted else int(took_us) / 1000
         named = {b"canary": "canary", b"stable": "stable"}[arm]
         return cls(int(began), named, int(percent), user, failed, waited_ms)
 

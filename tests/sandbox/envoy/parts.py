@@ -42,9 +42,9 @@ WAITS_S = {"hang": 1, "stuck": 4}
 
 
 def mode_of(asked: str, fleet: str) -> str:
-    """What a request asks of the replica that it reaches: `broken` of any, `green:broken` of green's alone."""
-    whose, _, mode = asked.rpartition(":")
-    return mode if whose in ("", fleet) else ""
+    """What a request asks of the replica that it reaches: `broken` of any, `green:broken` of green's alone, or both."""
+    by_fleet = {whose: mode for whose, _, mode in (each.rpartition(":") for each in asked.split())}
+    return by_fleet.get(fleet, by_fleet.get("", ""))
 
 
 class HttpReplica(http.server.BaseHTTPRequestHandler):

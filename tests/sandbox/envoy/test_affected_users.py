@@ -20,11 +20,15 @@ from tests.sandbox.envoy.parts import MODEL, Sandbox, call, eventually, put
 
 NAMES = [f"user {number}" for number in range(40)]
 PERCENT = 50
+TRIED_FOR_S = 2
 ELSEWHERE = {"dead": "127.0.0.1:1", "nowhere": "nowhere.invalid:1"}
 
 
 def share(router: EnvoyRouter, **changes: Any) -> None:
-    put(router, route(MODEL, canary_percent=PERCENT, **{"sticky_header": "x-user", "try_timeout_s": 3, **changes}))
+    put(
+        router,
+        route(MODEL, canary_percent=PERCENT, **{"sticky_header": "x-user", "try_timeout_s": TRIED_FOR_S, **changes}),
+    )
 
 
 def log_of(sandbox: Sandbox) -> Path:
@@ -203,7 +207,7 @@ def test_an_envoy_that_does_not_write_the_log_is_found_out_before_a_release(sand
 
 def slow(router: EnvoyRouter, told: Readings, bound_ms: float, from_s: float = 0.0) -> tuple[int, int]:
     """Who waited too long for the first time on canary and stable since the readings began."""
-    found = router.affected_users(MODEL, NEW, PERCENT, told.upto, Slow((bound_ms,), from_s))
+    found = router.affected_users(MODEL, NEW, PERCENT, told.upto, Slow((bound_ms,), from_s, TRIED_FOR_S))
     assert found is not None
     return found.slow[0].canary[0], found.slow[0].stable[0]
 
@@ -239,14 +243,15 @@ def test_of_what_is_slow_often_a_sample_is_told(sandbox: Sandbox, router: EnvoyR
     assert 10 <= log_of(sandbox).read_text().count("\n") <= 71
 
 
-def test_what_stable_answers_in_the_canarys_place_is_a_failure_and_no_slow_answer(
-    sandbox: Sandbox, router: EnvoyRouter
+@pytest.mark.parametrize("mode", ["green:broken blue:hang", "green:stuck"], ids=["at once", "too late"])
+def test_what_stable_answers_in_the_canarys_place_is_slow_only_where_it_had_its_time(
+    sandbox: Sandbox, router: EnvoyRouter, mode: str
 ) -> None:
-    share(router, slow_ms=400.0, try_timeout_s=1)
+    share(router, slow_ms=400.0)
     told, whose = Readings(router), arms(sandbox)
-    assert ask_all(sandbox, "green:stuck", whose["canary"][:2]) == [200, 200]
+    assert ask_all(sandbox, mode, whose["canary"][:2]) == [200, 200]
     assert ask_all(sandbox, "hang", whose["stable"][:1]) == [200]
-    eventually(lambda: slow(router, told, 400) == (0, 1))
+    eventually(lambda: slow(router, told, 400) == (2 if mode == "green:stuck" else 0, 1))
     assert told.now() == (2, 0)
 
 
