@@ -205,6 +205,19 @@ def test_going_on_reads_no_more_of_a_log_than_what_is_new(path: Path, monkeypatc
     assert len(seen) == 1
 
 
+def test_of_each_model_the_last_stage_alone_is_kept_and_of_the_last_models(path: Path, monkeypatch: Any) -> None:
+    known: dict[Any, Any] = {}
+    monkeypatch.setattr(user_log, "_known", known)
+    for percent in (10, 50):
+        read(path, percent=percent)
+    assert len(known) == 1
+    for number in range(20):
+        affected_users([path], f"model_{number}", 7, 10, {})
+        affected_users([path], "digits", 7, 50, {})
+    assert len(known) == 16
+    assert ([path], "digits") in [([*files], model) for *files, model in known]
+
+
 def test_a_release_begins_with_its_first_reading_so_another_try_of_a_version_is_judged_anew(path: Path) -> None:
     began = read(path)
     assert (counts(began), began.told) == ((0, 0), 0)

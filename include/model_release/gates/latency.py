@@ -7,6 +7,7 @@ They are fixed before anything is judged by them, from stable alone, so that the
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from model_release.gates.looks import INFINITE, Arm
@@ -119,5 +120,11 @@ def pooled(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
     return {bound: one.get(bound, 0) + other.get(bound, 0) for bound in {**one, **other}}
 
 
-def _finite(buckets: Mapping[str, int]) -> dict[float, str]:
-    return {float(bound): bound for bound in buckets if bound != INFINITE}
+def _finite(buckets: Mapping[str, int]) -> Mapping[float, str]:
+    return _finite_of(tuple(buckets))
+
+
+@lru_cache(maxsize=64)
+def _finite_of(names: tuple[str, ...]) -> Mapping[float, str]:
+    """A router's bounds are the same at every look, and a stage is replayed at each."""
+    return {float(bound): bound for bound in names if bound != INFINITE}

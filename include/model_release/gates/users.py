@@ -68,8 +68,10 @@ class UserEvidence:
         as uneven as the users are busy.
         """
         for place, (wealth, affected, of_stable) in enumerate(zip(self.levels, own, other, strict=False)):
-            arms = (at_risk[0], affected), (at_risk[1], of_stable)
-            ratios = sequential.two_arms(sequential.START, *arms, self.odds_ratio)
+            ratios = sequential.START
+            if affected or of_stable:  # mostly nobody is
+                arms = (at_risk[0], affected), (at_risk[1], of_stable)
+                ratios = sequential.two_arms(ratios, *arms, self.odds_ratio)
             wealth.take(ratios, math.inf if place else self.most)
         self.canary, self.stable = self.canary + sum(own[:1]), self.stable + sum(other[:1])
 

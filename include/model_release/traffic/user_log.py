@@ -40,12 +40,12 @@ def affected_users(
 
     Raises RouterUnavailable when a log cannot be read.
     """
-    release, key = f" {model} {version} ".encode(), (*files, model, version, percent, slow)
+    release, key, asked = f" {model} {version} ".encode(), (*files, model), (version, percent, slow)
     known = _known.pop(key, None)
-    if known is not None and known.upto == since:
+    if known is not None and (known.asked, known.upto) == (asked, since):
         places: Upto = {name: [*place[2:], *place[2:]] for name, place in since.items()}
     else:
-        known, places = _Known(percent, slow), since
+        known, places = _Known(*asked), since
     parts = {str(path): _parted(path, places.get(str(path))) for path in files}
     for part in parts.values():
         known.add(_lines(part.before, release))
@@ -54,9 +54,9 @@ def affected_users(
     for part in parts.values():
         known.add(_lines(part.new, release))
     known.upto = {name: [*since.get(name, part.upto)[:2], *part.upto[2:]] for name, part in parts.items()}
-    if len(_known) >= _MOST_KEPT:
-        _known.clear()
     _known[key] = known
+    if len(_known) > _MOST_KEPT:
+        del _known[next(iter(_known))]  # the one that was asked for longest ago
     return AffectedUsers(
         known.failed.counted, tuple(times.counted for times in known.waited), known.upto, known.told - before
     )
@@ -65,7 +65,8 @@ def affected_users(
 class _Known:
     """What the logs said of a stage up to a place in them."""
 
-    def __init__(self, percent: int, slow: Slow) -> None:
+    def __init__(self, version: int, percent: int, slow: Slow) -> None:
+        self.asked = version, percent, slow
         self.failed, self.waited = _Times(percent), [_Times(percent) for _ in slow.bounds_ms]
         self.upto: Upto = {}
         self.told = 0
@@ -91,6 +92,7 @@ class _Known:
 
 
 _known: dict[tuple[Any, ...], _Known] = {}
+"""By logs and model, the one asked for last at the end."""
 
 
 def _parted(path: Path, since: Sequence[int] | None) -> Part:
@@ -112,8 +114,7 @@ class _Times:
 
     def __init__(self, percent: int) -> None:
         self._percent = percent
-        self._spans: defaultdict[tuple[str, int, bytes], set[int]] = defaultdict(set)
-        self._weights: set[int] = set()
+        self._spans: defaultdict[tuple[str, int], dict[bytes, set[int]]] = defaultdict(dict)
         self.count_anew()
 
     def count_anew(self) -> None:
@@ -139,19 +140,20 @@ class _Times:
         if one.arm == "stable" and not is_now:
             return None
         # Lines come in the order of the requests' ends, and one Envoy's after another's.
-        spans, span = self._spans[one.arm, one.percent, one.user], one.began_s // _SPAN_S
+        spans, span = self._spans[one.arm, one.percent].setdefault(one.user, set()), one.began_s // _SPAN_S
         if span in spans:
             return None
         spans.add(span)
-        self._weights.add(one.percent)
         count = len(spans)
         told = one.arm == "canary" and count <= self._most_before(one.user)
         return count if is_now and count in USER_LEVELS and not told else None
 
     def _most_before(self, user: bytes) -> int:
         """Return in how many spans the canary affected a user at any other weight of the release."""
-        others = self._weights - {self._percent}
-        return max((len(self._spans["canary", weight, user]) for weight in others), default=0)
+        before = [
+            spans for (arm, percent), spans in self._spans.items() if arm == "canary" and percent != self._percent
+        ]
+        return max((len(spans[user]) for spans in before if user in spans), default=0)
 
 
 class _Affected(NamedTuple):
