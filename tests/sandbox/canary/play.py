@@ -190,11 +190,10 @@ def _go_back(live: Live) -> float | None:
     back.start()
 
     def is_back() -> bool:
-        route = connect(model.environment).read(model.name)
-        return route is not None and route.weights[fleet] == 0
+        weights = model.state.weights
+        return weights.confirmed == weights.intent and getattr(weights.intent, fleet) == 0
 
     await_true(is_back, "the traffic is back")
-    time.sleep(2)
     live.suffer({})
     back.join()
     _finish(live.release, model.environment)
