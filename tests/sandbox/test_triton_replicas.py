@@ -94,6 +94,8 @@ def test_batches_that_fail_whole_fail_in_words_and_leave_the_server_standing(
         problems = [problem for problem in pool.map(ask, range(800)) if problem]
         assert len(problems) >= 400
         assert {problem for problem in problems if "onnx runtime error" not in problem} == set()
+        asked = f"the replica {pair[0].name} is not proved to serve {MODEL}: it answers an inference with"
+        assert {problem for problem in problems if not problem.startswith(asked)} == set()
         good = client.infer(MODEL, {"x": np.ones((1, 4), np.float32)})["y"]
     assert good.tolist() == [[7.0] * 4]
     assert pair[0].process.poll() is None

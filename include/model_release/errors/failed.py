@@ -54,10 +54,11 @@ class RecycleFailed(Failed):
 
 
 class ProofFailed(Failed):
-    """A replica does not serve exactly what it should."""
+    """A replica does not serve exactly what it should; without a version it was asked of whichever it serves."""
 
-    def __init__(self, replica: str, model: str, version: int, why: str) -> None:
-        super().__init__(f"the replica {replica} is not proved to serve {model} version {version}: {why}.")
+    def __init__(self, replica: str, model: str, version: int | None, why: str) -> None:
+        asked = model if version is None else f"{model} version {version}"
+        super().__init__(f"the replica {replica} is not proved to serve {asked}: {why}.")
 
 
 class BenchmarkFailed(Failed):

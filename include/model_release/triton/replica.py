@@ -174,7 +174,7 @@ class ReplicaClient:
             answer = self._call(lambda client, **to: client.infer(model, tensors, str(version or ""), **to))
         except ReplicaError as error:
             said = str(error).rstrip(".")
-            raise ProofFailed(self.name, model, version or 0, f"it answers an inference with: {said}") from None
+            raise ProofFailed(self.name, model, version, f"it answers an inference with: {said}") from None
         return _arrays(answer)
 
     def statistics(self, model: str) -> list[VersionStatistics]:
