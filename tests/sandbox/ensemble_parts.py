@@ -58,15 +58,19 @@ def bodies() -> list[bytes]:
     return [http_body({"text": np.array([text])[:, None]}) for text in TEXTS]
 
 
-def spec(name: str, **changes: Any) -> ModelSpec:
-    """Return the ensemble: a text's length and a number through a model, to a label of both parts' numbers."""
+def spec(name: str, *, twice: bool = False, **changes: Any) -> ModelSpec:
+    """
+    Return the ensemble: a text's length and a number through a model, to a label of both parts' numbers.
+
+    The model answers with what it is asked, or with that `twice`, in a row of twice the width.
+    """
     own = {"serving": {"max_batch_size": 8, "instance_group": {"kind": "cpu", "count": 1}}}
     model = {
         "name": "inner",
         "source": {"checkpoint": "s3://training/ensemble/{{ version }}/model.safetensors"}
         | {"factory": "tests.sandbox.ensemble_factory:build"},
         "inputs": [{"name": "x", "dtype": "float32", "shape": [3], "range": [0, 100]}],
-        "outputs": [{"name": "y", "dtype": "float32", "shape": [3]}],
+        "outputs": [{"name": "y", "dtype": "float32", "shape": [6 if twice else 3]}],
         "parity": {"batch_sizes": [1, 3]},
         **own,
     }
@@ -120,10 +124,14 @@ def seal(bench: Bench, made: ModelSpec, version: int, number: int) -> Manifest:
     """Seal a version of the ensemble whose parts in Python tell `number`."""
     folder, archive = bench.folder / f"{made.name}-{version}", Archive(bench.store, made.name)
     files = {f"parts/{part}/model.py": path for part, path in write_scripts(folder / "include", number).items()}
-    tensor = (TensorProto.FLOAT, ["batch", 3])
-    identity = graph([helper.make_node("Identity", ["x"], ["y"])], {"x": tensor}, {"y": tensor})
+    width = made.model_parts["model"].outputs[0].shape[0]
+    repeated = graph(
+        [helper.make_node("Concat", ["x"] * (width // 3), ["y"], axis=1)],
+        {"x": (TensorProto.FLOAT, ["batch", 3])},
+        {"y": (TensorProto.FLOAT, ["batch", width])},
+    )
     files[f"parts/model/{MODEL_FILE}"] = folder / MODEL_FILE
-    onnx.save_model(identity, str(folder / MODEL_FILE))
+    onnx.save_model(repeated, str(folder / MODEL_FILE))
     files["parts/model/warmup/x"] = folder / "x"
     (folder / "x").write_bytes(np.ones(3, np.float32).tobytes())
     entries = {name: archive.write(version, "base", name, path, unclaimed) for name, path in files.items()}

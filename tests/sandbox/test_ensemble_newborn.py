@@ -15,6 +15,7 @@ import pytest
 from model_release.environment import Environment
 from model_release.repository.store import ObjectStore
 from model_release.steps import serve
+from model_release.triton.bundle import build_bundle
 from model_release.triton.replica import ReplicaClient
 from tests.sandbox import ensemble_parts
 from tests.sandbox.served_parts import FLEET, Bench
@@ -50,6 +51,22 @@ def served_by(server: Server, tritons: Tritons, model: str) -> int | None:
         number = NUMBERS[version]
         assert set(answers.ravel()) == {f"{number}-{number}"}, f"{server.name} serves {version} with others' parts"
         return version
+
+
+def test_a_part_with_other_tensors_takes_the_place_of_the_version_before(deployer: Deployer) -> None:
+    """Under its config the version before could not be loaded beside it."""
+    bench, name = deployer.bench, deployer.spec.name
+    wider = ensemble_parts.spec(name, twice=True)
+    deployer.sealed[NEW + 1] = ensemble_parts.seal(bench, wider, NEW + 1, 3)
+    for spec, version in ((deployer.spec, OLD), (wider, NEW + 1), (deployer.spec, NEW)):
+        serve.put_on(deployer.step(), FLEET, deployer.sealed[version], build_bundle(spec, version))
+        for replica in bench.environment.pair("default").fleet(FLEET).replicas:
+            with ReplicaClient(replica, bench.environment) as client:
+                answers = client.infer(name, {"text": np.array(["one", "two"])})["label"]
+                number = {**NUMBERS, NEW + 1: 3}[version]
+                assert set(answers.ravel()) == {f"{number}-{number}"}
+                versions = {each.version for part in client.triton_models(name) for each in client.statistics(part)}
+                assert versions == {version}
 
 
 def test_a_newborn_never_has_parts_of_two_versions(tritons: Tritons, deployer: Deployer) -> None:

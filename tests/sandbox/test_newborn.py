@@ -83,17 +83,17 @@ class Deployer:
                 self.rounds += 1
                 if self.rounds % 3 == 0:
                     self.says.may_become(None)
-                    serve.take_off(self._step(), FLEET)
+                    serve.take_off(self.step(), FLEET)
                     self.says.is_now(None)
         except BaseException as error:
             self.error = error
 
     def _put_on(self, version: int) -> None:
         self.says.may_become(version)
-        serve.put_on(self._step(), FLEET, self.sealed[version], build_bundle(self.spec, version))
+        serve.put_on(self.step(), FLEET, self.sealed[version], build_bundle(self.spec, version))
         self.says.is_now(version)
 
-    def _step(self) -> Any:
+    def step(self) -> Any:
         """What put_on and take_off ask of a step: its claim is never lost."""
         self.epoch += 1
         bench, name = self.bench, self.spec.name

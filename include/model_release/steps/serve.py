@@ -24,6 +24,8 @@ from model_release.triton.bundle import Bundle, bundle_of, part_digests
 if TYPE_CHECKING:
     from tritonclient.grpc.model_config_pb2 import ModelConfig
 
+#: What a model's file has to be like, or Triton refuses it.
+_OF_FILES = ("backend", "default_model_filename", "input", "output")
 _QUIET_S = 0.5
 _QUIET_DEADLINE_S = 20
 
@@ -102,7 +104,7 @@ def load(step: Step, fleet: str, base: Manifest, config: ModelConfig | Bundle) -
     Make a version whose files lie in the prefix the served one: config.pbtxt, load everywhere, prove.
 
     Of an ensemble the parts' configs come first, and name the version before as well until the ensemble's own has left
-    it: a newborn finds the old whole or the new one, at any instant.
+    it: a newborn finds the old whole or the new one, at any instant. Where a part's tensors change it may find none.
     """
     bundle, prefix = bundle_of(config), step.prefix(fleet)
     texts = bundle.texts(step.claim.epoch)
@@ -132,18 +134,34 @@ def _load_everywhere(step: Step, fleet: str, base: Manifest, bundle: Bundle) -> 
 
 def served_versions(prefix: ServingPrefix) -> list[int]:
     """Return the versions that a newborn would load from a folder of a serving prefix; none of what it cannot read."""
+    config = _config_in(prefix)
+    return [] if config is None else list(config.version_policy.specific.versions)
+
+
+def _config_in(prefix: ServingPrefix) -> ModelConfig | None:
     text = prefix.config()
     try:
-        return [] if text is None else list(configs.parse(text).version_policy.specific.versions)
+        return None if text is None else configs.parse(text)
     except BadModelConfig:
-        return []
+        return None
 
 
 def _with_those_before(config: ModelConfig, before: list[int], prefix: ServingPrefix) -> ModelConfig | None:
-    """Return a part's config that also names the versions that its ensemble serves still; None if it has none there."""
+    """
+    Return a part's config that also names the versions that its ensemble serves still.
+
+    None if it has none there, or if theirs says other tensors or another backend: under one config Triton would refuse
+    either, and the new version with it. They then go before the ensemble has left them.
+    """
+    present = _config_in(prefix)
     [version] = config.version_policy.specific.versions
     kept = [other for other in served_versions(prefix) if other in before and other != version]
-    return configs.naming(config, [*kept, version]) if kept else None
+    return configs.naming(config, [*kept, version]) if kept and present and _alike(config, present) else None
+
+
+def _alike(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two configs ask the same of a version's files."""
+    return all(getattr(one, said) == getattr(other, said) for said in _OF_FILES)
 
 
 def put_on(step: Step, fleet: str, base: Manifest, config: ModelConfig | Bundle) -> list[dict[str, Any]]:
