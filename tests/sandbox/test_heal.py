@@ -18,7 +18,7 @@ from model_release.ledger.events import Events
 from model_release.repository.archive import Archive
 from model_release.repository.serving import ServingPrefix
 from model_release.repository.store import ObjectStore
-from model_release.steps import abort, deploy, export, finish, guard, plan, publish, shift, validate, watch
+from model_release.steps import abort, deploy, export, finish, guard, plan, publish, roll_back, shift, validate, watch
 from model_release.steps.context import Seen, read_frozen_spec
 from model_release.steps.serve import prove, sealed_config
 from model_release.traffic import connect
@@ -171,6 +171,30 @@ def test_a_route_that_gives_weight_to_another_version_goes_back_to_stable(served
     assert clients.failed() == 0, clients.problems[:3]
 
 
+def test_files_of_another_version_beside_stables_are_deleted(served: Model) -> None:
+    left = f"serving/default/green/{served.name}/{BROKEN}/model.onnx"
+    store(served).put(left, b"of a copy that ended late")
+    done = look(served)
+    assert [each["act"] for each in done.healed] == [f"{SECOND} on green: [{BROKEN}] lies there too"]
+    assert not store(served).exists(left)
+    assert look(served) == guard.Round()
+
+
+def test_a_version_whose_folder_is_gone_is_taken_off_a_fleet_without_a_role(served: Model) -> None:
+    """As of a server that was down while it was to unload, and had downloaded it by then."""
+    archive = Archive(store(served), served.name)
+    bench, config = prefix(served, "bench"), sealed_config(sight(served), SECOND)
+    bench.place(archive, archive.require(SECOND), lambda: None)
+    bench.write_config(configs.render(config, epoch=1), lambda: None)
+    with replica(served, "bench", 0) as client:
+        client.load(served.name, 60, version=SECOND)
+        bench.delete(lambda: None)
+        assert client.index(served.name) == []
+        done = look(served)
+        assert not client.ready(served.name)
+    assert [each["act"] for each in done.healed] == ["a loaded version (triton-bench-0) was left on bench"]
+
+
 def test_what_lies_on_a_fleet_without_a_role_is_taken_off(served: Model) -> None:
     archive = Archive(store(served), served.name)
     bench, config = prefix(served, "bench"), sealed_config(sight(served), SECOND)
@@ -206,6 +230,25 @@ def test_a_standby_is_taken_off_when_it_is_hot_no_longer(served: Model, monkeypa
     with replica(served, "blue", 0) as client:
         assert not client.ready(served.name)
     assert abort.target(served.state) == FIRST, "it can be restored from the archive"
+
+
+def test_a_replica_without_the_canary_loads_it_again(served: Model, shelf: Shelf) -> None:
+    """As one may be that started while the version before was deleted."""
+    shelf.seal(served, [BROKEN])
+    release = served.build(BROKEN, benchmark=False)
+    plan.run(release, served.environment, served.spec)
+    for step in (export, validate, publish, deploy):
+        step.run(release, served.environment)
+    with replica(served, "blue", 0) as client:
+        client.unload(served.name)
+        await_true(lambda: not client.ready(served.name), "it is unloaded")
+        done = look(served)
+        assert client.ready(served.name, BROKEN)
+    assert [each["act"].split(":")[0] for each in done.healed] == [f"triton-blue-0 loaded canary {BROKEN} again"]
+    assert done.problems == []
+    roll_back.run(release, served.environment, "the test is over")
+    with pytest.raises(ReleaseError):
+        finish.run(release, served.environment)
 
 
 def test_a_held_canary_whose_release_died_is_looked_at_and_goes_back_rejected_when_it_is_bad(

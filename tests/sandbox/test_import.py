@@ -19,6 +19,7 @@ from model_release.cli.main import app
 from model_release.environment import S3, Environment, Signing
 from model_release.errors import (
     BytesDiffer,
+    CanaryLive,
     ClaimHeld,
     DigestDiffers,
     SignatureInvalid,
@@ -31,7 +32,7 @@ from model_release.errors import (
 from model_release.identity import Kind, Release
 from model_release.ledger.claim import take
 from model_release.ledger.events import Events
-from model_release.ledger.state import StateFile
+from model_release.ledger.state import Placement, StateFile
 from model_release.repository.archive import PARTS, Archive
 from model_release.repository.manifest import Manifest, digest_of
 from model_release.repository.signatures import Signatures
@@ -275,7 +276,12 @@ def test_an_import_waits_for_a_release_and_gives_way_to_a_restore(
     file.change(ended)  # silent, and perhaps only between two tasks
     with pytest.raises(ClaimHeld):
         places.bring()
-    file.change(lambda state: state.model_copy(update={"claim": None}))
+    canary = Placement(fleet="green", version=7, digest="0" * 64)  # with traffic, and nobody but the guard for it
+    file.change(lambda state: state.model_copy(update={"claim": None, "canary": canary}))
+    with pytest.raises(CanaryLive, match="nothing brought to it"):
+        places.bring()
+    assert file.read().claim is None
+    file.change(lambda state: state.model_copy(update={"canary": None}))
     signatures = Transfer._bring_signatures
 
     def restored_meanwhile(self: Transfer, *given: Any) -> None:

@@ -141,6 +141,29 @@ def test_the_guard_recycles_a_replica_whose_load_of_stable_hangs(sandbox: Sandbo
     assert guard.run(served.environment, [served.name]) == guard.Round()
 
 
+def test_a_replica_that_stays_ill_costs_its_neighbours_nothing(sandbox: Sandbox, served: Model) -> None:
+    """Without a recycler nobody ends it, and the guard looks at it again and again."""
+    well, sick = replicas(served, "blue")
+    alone = served.environment.model_copy(update={"load_timeout_s": 2.0, "recycler": NoRecycler()})
+    store = ObjectStore(alone.s3)
+    files = {entry.key: entry.last_modified for entry in store.objects(f"serving/default/blue/{served.name}/{FIRST}/")}
+    try:
+        with Clients(served) as clients, ReplicaClient(well, alone) as client:
+            await_true(lambda: client.statistics(served.name)[0].succeeded > 20, "it is asked")
+            answered = client.statistics(served.name)[0].succeeded
+            hang(served, sick)
+            rounds = [guard.run(alone, [served.name]) for _ in range(2)]
+            assert client.statistics(served.name)[0].succeeded >= answered, "it was loaded anew"
+    finally:
+        with claimed(served) as step:
+            recycle(step, "blue", sick, "the test is over")
+    assert clients.failed() == 0, clients.problems[:3]
+    assert all(sick.name in each.problems[0] for each in rounds)
+    [event] = told(served, "not mended")
+    assert f"{sick.name} was not recycled" in event["reason"]
+    assert {entry.key: entry.last_modified for entry in store.objects("serving/") if entry.key in files} == files
+
+
 def test_a_replica_that_failed_to_load_the_canary_is_recycled_by_the_rollback(sandbox: Sandbox, served: Model) -> None:
     sick, before, release = replicas(served, "green")[0], sandbox.triton_pids(), served.build(SECOND, benchmark=False)
     plan.run(release, served.environment, served.spec)

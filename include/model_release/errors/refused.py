@@ -94,8 +94,8 @@ class CanaryLive(Refused):
 
     def __init__(self, model: str, version: int, fleet: str) -> None:
         super().__init__(
-            f"the canary {version} of {model} is live on {fleet}: nothing of {model} is pruned before it is promoted "
-            f"or gone. Wait for it, or end it with 'model-release rollback {model}'."
+            f"the canary {version} of {model} is live on {fleet}: nothing of {model} is pruned, and nothing brought to "
+            f"it, before it is promoted or gone. Wait for it, or end it with 'model-release rollback {model}'."
         )
 
 

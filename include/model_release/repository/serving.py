@@ -95,8 +95,9 @@ class ServingPrefix:
             return None
 
     def versions(self) -> list[int]:
-        """Return the version folders that lie there, oldest first."""
-        return sorted(int(name) for name in self._store.folders(self._root) if name.isdigit())
+        """Return the versions of which something lies there, oldest first."""
+        names = {entry.key.removeprefix(self._root).split("/")[0] for entry in self._store.objects(self._root)}
+        return sorted(int(name) for name in names if name.isdigit())
 
     def is_empty(self) -> bool:
         """Say whether nothing of the model lies there; some stores go on listing a folder whose objects are gone."""

@@ -3,6 +3,7 @@ heal: what the ledger says, the router, the serving prefixes and every replica s
 
 A replica that lost its version is told to load it, whoever holds the claim: that changes nothing that is right. All
 else takes the claim, so it is left to a living release, and what is in nobody's way waits until the claim is long free.
+What is well is left alone: a replica that stays ill costs its neighbours nothing.
 """
 
 from __future__ import annotations
@@ -15,8 +16,6 @@ from typing import Any
 
 from model_release.environment import FLEETS, Environment, Fleet, Replica
 from model_release.errors import (
-    BadModelConfig,
-    BytesDiffer,
     LoadFailed,
     ProofFailed,
     ReleaseError,
@@ -29,23 +28,18 @@ from model_release.errors import (
 )
 from model_release.identity import Kind, Release
 from model_release.ledger.state import Placement, State, StateFile
-from model_release.repository.manifest import Manifest
 from model_release.repository.store import ObjectStore
 from model_release.steps.context import Seen, Sight, Step, begin, read_frozen_spec, record
+from model_release.steps.mend import beside, failed_lately, keep_only, mend, prefix_fault, put_on_again
 from model_release.steps.orphan import GRACE_LEASES, is_free
-from model_release.steps.recycle import recycle, remove
+from model_release.steps.recycle import remove
 from model_release.steps.route import apply_route, route_of
-from model_release.steps.serve import await_no_requests, prover, put_on, sealed_bundle
-from model_release.triton import config as configs
+from model_release.steps.serve import await_no_requests, prover, sealed_bundle
 from model_release.triton import fleet as fleets
-from model_release.triton.bundle import Bundle
-from model_release.triton.poison import poison_of
 
 _SEEN_BY_ROUTERS_S = 5
 #: Of a replica at each look: clients are waiting behind them.
 _SAMPLES = 1
-#: A replica that came back and fails again is not ended again so soon: that was not what ails it.
-_NOT_AGAIN_S = 600
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,12 @@ def heal(model: str, store: ObjectStore, environment: Environment) -> Healing:
         return done
     sight = Seen(read_frozen_spec(store, model, state.release.spec_digest), environment, store)
     ailing = _heal_replicas(sight, state, "stable", done)
-    if state.canary is not None or not is_free(state.claim, now, 0):
+    if state.canary is not None:
+        if state.release.deployed:
+            # What is left is its release's: it holds the advance, or goes back.
+            _heal_replicas(sight, state, "canary", Healing(done.acts))
+        return done
+    if not is_free(state.claim, now, 0):
         return done
     ailing |= _heal_replicas(sight, state, "standby", done)
     long_free = is_free(state.claim, now, GRACE_LEASES * environment.lease_s)
@@ -175,10 +174,15 @@ def _needs(sight: Sight, state: State, now: datetime, ailing: set[str], done: He
     if cold is not None:
         yield Need(f"standby {cold.version} is hot no longer", lambda step: _cool(step, cold), waits=True)
     roles = [placed for placed in (state.stable, state.standby) if placed is not None]
-    for placed in roles:
-        fault = _of_prefix(sight, placed) or ("a load was not enough" if placed.fleet in ailing else None)
-        if fault is not None and placed != cold:
-            yield Need(f"{placed.version} on {placed.fleet}: {fault}", _put_on_again(placed))
+    for placed in [each for each in roles if each != cold]:
+        where, fault = f"{placed.version} on {placed.fleet}", prefix_fault(sight, placed)
+        others = beside(sight, placed)
+        if fault is not None:
+            yield Need(f"{where}: {fault}", put_on_again(placed))
+        elif placed.fleet in ailing and not failed_lately(sight, placed.fleet, now):
+            yield Need(f"{where}: a load was not enough", mend(placed))
+        elif others:
+            yield Need(f"{where}: {others} lies there too", keep_only(placed), waits=True)
     for fleet in {*FLEETS, "bench"} - {placed.fleet for placed in roles}:
         left = _left_on(sight, fleet)
         if left:
@@ -204,65 +208,6 @@ def _of_route(sight: Sight, state: State, done: Healing) -> Iterator[Need]:
         yield Need(str(error), again)
     except (RouterUnavailable, RouteUnreadable) as error:
         done.problems.append(str(error))
-
-
-def _of_prefix(sight: Sight, placed: Placement) -> str | None:
-    """Say how a serving prefix differs from what is sealed: a replica born now would serve that."""
-    prefix, base = sight.prefix(placed.fleet), sight.archive.require(placed.version)
-    bundle = sealed_bundle(sight, placed.version)
-    try:
-        for part, config in bundle.by_part.items():
-            text = prefix.part(part).config()
-            if text is None:
-                return f"its serving prefix has no config.pbtxt{_of_part(part)}"
-            if configs.parse(text) != config:
-                return f"its config.pbtxt{_of_part(part)} is not the sealed one"
-        prefix.compare(sight.archive, base)
-    except (BadModelConfig, BytesDiffer) as error:
-        return str(error)
-    return None
-
-
-def _of_part(part: str) -> str:
-    return f" of part {part}" if part else ""
-
-
-def _put_on_again(placed: Placement) -> Callable[[Step], object]:
-    def act(step: Step) -> object:
-        base, bundle = step.archive.require(placed.version), sealed_bundle(step, placed.version)
-        try:
-            return put_on(step, placed.fleet, base, bundle)
-        except LoadFailed as fault:
-            return _recycle_those_that_fail(step, placed, base, bundle, fault)
-
-    return act
-
-
-def _recycle_those_that_fail(
-    step: Step, placed: Placement, base: Manifest, bundle: Bundle, fault: LoadFailed
-) -> list[dict[str, Any]]:
-    """Start each replica anew that does not load what now lies in the prefix as it was sealed; raises what is left."""
-    fleet = step.pair.fleet(placed.fleet)
-    if _of_prefix(step, placed) is not None:
-        raise fault
-    for replica in fleet.replicas:
-        why = poison_of(replica, step.model, step.environment, placed.version) or _fails_to_load(
-            step, placed, bundle, replica
-        )
-        if why is not None:
-            recycle(step, placed.fleet, replica, why, again_after_s=_NOT_AGAIN_S)
-    return prover(step, base, bundle)(fleet)
-
-
-def _fails_to_load(step: Step, placed: Placement, bundle: Bundle, replica: Replica) -> str | None:
-    one = Fleet(replicas=[replica])
-    try:
-        fleets.load_everywhere(
-            one, step.model, placed.version, step.environment, check=step.check, parts=bundle.part_models
-        )
-    except LoadFailed as error:
-        return str(error)
-    return None
 
 
 def _cold_standby(sight: Sight, state: State, now: datetime) -> Placement | None:

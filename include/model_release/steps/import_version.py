@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from model_release.environment import Environment
-from model_release.errors import ClaimHeld, DigestDiffers, ReleaseError, VersionPruned
+from model_release.errors import CanaryLive, ClaimHeld, DigestDiffers, ReleaseError, VersionPruned
 from model_release.identity import Kind, Release
 from model_release.ledger.events import Events
 from model_release.ledger.state import State, StateFile
@@ -36,7 +36,7 @@ def run(
     `digest` is the version's (`manifest.digest_of`), which names every byte of its parts. Where signatures are required
     here, those of the source have to be by a signer that is pinned here. Nothing serves by it: a restore does that.
     Raises VersionNotFound, DigestDiffers, SignatureMissing, SignatureInvalid, BytesDiffer, VersionTaken,
-    VersionPruned, ClaimHeld while a release is under way, Superseded.
+    VersionPruned, ClaimHeld and CanaryLive while a release is under way, Superseded.
     """
     require_verbs(environment.s3)
     there, here = ObjectStore(source.s3), ObjectStore(environment.s3)
@@ -55,6 +55,7 @@ def run(
     transfer = Transfer(model, there, here, way)
     asked = Release(model, version, Kind.BUILD, run_id, reason=f"import from {_place(source)}", by=by)
     with begin(asked, environment, PHASE, begins=True) as step, _claim_given_back(step):
+        _refuse_canary(step.claim.check())  # it may have come since
         _bring_spec(step, there, base)
         brought = [part for part, (body, manifest) in parts.items() if transfer.bring(part, body, manifest, step.check)]
         facts = _facts(source, there, digest, {part: manifest for part, (_, manifest) in parts.items()})
@@ -69,13 +70,20 @@ def _place(environment: Environment) -> str:
 
 
 def _refuse_busy(state: State, lease_s: float, store: ObjectStore) -> None:
-    """Refuse while a release is under way, also one that is held, or silent between two of its tasks."""
+    """Refuse while a release is under way, also one that is held, silent between two of its tasks, or dead."""
+    _refuse_canary(state)
     claim, now = state.claim, store.now()
     if claim is None:
         return
     held = claim.held_until is not None and claim.held_until > now
     if held or not is_free(claim, now, 0 if claim.phase == PHASE else GRACE_LEASES * lease_s):
         raise ClaimHeld(state.model, claim.holder, claim.phase, (claim.expires_at - now).total_seconds())
+
+
+def _refuse_canary(state: State) -> None:
+    """The claim would keep the guard from a canary whose release has died."""
+    if state.canary is not None:
+        raise CanaryLive(state.model, state.canary.version, state.canary.fleet)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ import numpy as np
 
 from model_release.environment import Environment, Fleet, Replica
 from model_release.errors import LoadFailed, ProofFailed, ReplicaUnavailable
-from model_release.spec import Tolerance, owner_of
+from model_release.spec import Tolerance
 from model_release.triton.batches import load_batches
 from model_release.triton.bundle import Bundle, bundle_of
 from model_release.triton.compare import differences
@@ -121,9 +121,14 @@ def request_counts(fleet: Fleet, model: str, environment: Environment) -> dict[s
 
 
 def loaded_versions(replica: Replica, model: str, environment: Environment) -> list[int]:
-    """Return the versions of the model, or of its parts, that are READY on one replica. Raises ReplicaUnavailable."""
+    """
+    Return the versions of the model, or of its parts, that one replica serves. Raises ReplicaUnavailable.
+
+    Also those whose folders are gone, which no repository index lists.
+    """
     with ReplicaClient(replica, environment) as client:
-        return _ready_versions([entry for entry in client.index() if owner_of(entry.model) == model])
+        counted = [each for name in client.triton_models(model) for each in client.statistics(name)]
+        return sorted({each.version for each in counted})
 
 
 def _load(replica: Replica, models: Sequence[str], version: int, environment: Environment) -> None:
