@@ -143,25 +143,37 @@ def _is_ready(replica: Replica, sight: Sight, version: int) -> bool:
 
 
 def _await_back(step: Step, fleet: str, replica: Replica, within_s: float) -> None:
-    """Wait until the replica is ready for all that its prefix says, and has proved what has a role there."""
-    deadline, pair = time.monotonic() + within_s, step.spec.serving.fleet_pair
-    wanted = {
-        model: served_versions(ServingPrefix(step.store, pair, fleet, model))
-        for model in step.store.folders(f"serving/{pair}/{fleet}/")
-    }
-    proofs = [
-        (sight, placed)
-        for sight, state in _on_pair(step)
-        if (placed := _placed(state, fleet)) is not None and wanted.get(sight.model) == [placed.version]
-    ]
+    """
+    Wait until the replica is ready for all that its prefix says, and has proved what has a role there.
+
+    The prefix is read anew each time: another model's release may change what it says of that model meanwhile.
+    """
+    deadline = time.monotonic() + within_s
     while True:
         step.check()
-        missing = _missing(step, replica, wanted) or _unproved(proofs, replica)
+        wanted = _wanted(step, fleet)
+        missing = _missing(step, replica, wanted) or _unproved(_proofs(step, fleet, wanted), replica)
         if missing is None:
             return
         if time.monotonic() > deadline:
             raise RecycleFailed(replica.name, f"it was started anew, but after {within_s:g} s {missing}")
         time.sleep(_POLL_S)
+
+
+def _wanted(step: Step, fleet: str) -> dict[str, list[int]]:
+    """Return the versions that a fleet's prefix names, by model."""
+    pair = step.spec.serving.fleet_pair
+    models = step.store.folders(f"serving/{pair}/{fleet}/")
+    return {model: served_versions(ServingPrefix(step.store, pair, fleet, model)) for model in models}
+
+
+def _proofs(step: Step, fleet: str, wanted: dict[str, list[int]]) -> list[tuple[Sight, Placement]]:
+    """Return what has a role on a fleet whose prefix names it."""
+    return [
+        (sight, placed)
+        for sight, state in _on_pair(step)
+        if (placed := _placed(state, fleet)) is not None and wanted.get(sight.model) == [placed.version]
+    ]
 
 
 def _missing(step: Step, replica: Replica, wanted: dict[str, list[int]]) -> str | None:
