@@ -180,14 +180,20 @@ def test_files_of_another_version_beside_stables_are_deleted(served: Model) -> N
     assert look(served) == guard.Round()
 
 
+def left_on_bench(model: Model) -> ServingPrefix:
+    """Have bench serve SECOND, which nobody takes off."""
+    archive, bench = Archive(store(model), model.name), prefix(model, "bench")
+    bench.place(archive, archive.require(SECOND), lambda: None)
+    bench.write_config(configs.render(sealed_config(sight(model), SECOND), epoch=1), lambda: None)
+    with replica(model, "bench", 0) as client:
+        client.load(model.name, 60, version=SECOND)
+    return bench
+
+
 def test_a_version_whose_folder_is_gone_is_taken_off_a_fleet_without_a_role(served: Model) -> None:
     """As of a server that was down while it was to unload, and had downloaded it by then."""
-    archive = Archive(store(served), served.name)
-    bench, config = prefix(served, "bench"), sealed_config(sight(served), SECOND)
-    bench.place(archive, archive.require(SECOND), lambda: None)
-    bench.write_config(configs.render(config, epoch=1), lambda: None)
+    bench = left_on_bench(served)
     with replica(served, "bench", 0) as client:
-        client.load(served.name, 60, version=SECOND)
         bench.delete(lambda: None)
         assert client.index(served.name) == []
         done = look(served)
@@ -196,12 +202,8 @@ def test_a_version_whose_folder_is_gone_is_taken_off_a_fleet_without_a_role(serv
 
 
 def test_what_lies_on_a_fleet_without_a_role_is_taken_off(served: Model) -> None:
-    archive = Archive(store(served), served.name)
-    bench, config = prefix(served, "bench"), sealed_config(sight(served), SECOND)
-    bench.place(archive, archive.require(SECOND), lambda: None)
-    bench.write_config(configs.render(config, epoch=1), lambda: None)
+    left_on_bench(served)
     with replica(served, "bench", 0) as client:
-        client.load(served.name, 60, version=SECOND)
         done = look(served)
         assert not client.ready(served.name)
     assert [each["act"] for each in done.healed] == ["the model's folder was left on bench"]

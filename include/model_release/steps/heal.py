@@ -176,12 +176,11 @@ def _needs(sight: Sight, state: State, now: datetime, ailing: set[str], done: He
     roles = [placed for placed in (state.stable, state.standby) if placed is not None]
     for placed in [each for each in roles if each != cold]:
         where, fault = f"{placed.version} on {placed.fleet}", prefix_fault(sight, placed)
-        others = beside(sight, placed)
         if fault is not None:
             yield Need(f"{where}: {fault}", put_on_again(placed))
         elif placed.fleet in ailing and not failed_lately(sight, placed.fleet, now):
             yield Need(f"{where}: a load was not enough", mend(placed))
-        elif others:
+        elif others := beside(sight, placed):
             yield Need(f"{where}: {others} lies there too", keep_only(placed), waits=True)
     for fleet in {*FLEETS, "bench"} - {placed.fleet for placed in roles}:
         left = _left_on(sight, fleet)

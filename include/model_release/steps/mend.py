@@ -84,10 +84,14 @@ def put_on_again(placed: Placement) -> Callable[[Step], object]:
 
 def failed_lately(sight: Sight, fleet: str, now: datetime) -> bool:
     """Say whether replicas of a fleet could not be mended a short while ago."""
-    events = Events(sight.store, sight.model)
-    told = [events.one(name) for name in events.names() if name.endswith(f"-{_NOT_MENDED}")]
-    since = now - timedelta(seconds=_NOT_AGAIN_S)
-    return any(event["fleet"] == fleet and datetime.fromisoformat(event["at"]) > since for event in told)
+    events, since = Events(sight.store, sight.model), now - timedelta(seconds=_NOT_AGAIN_S)
+    for name in reversed([name for name in events.names() if name.endswith(f"-{_NOT_MENDED}")]):
+        event = events.one(name)
+        if datetime.fromisoformat(event["at"]) <= since:
+            return False  # so are all before it
+        if event["fleet"] == fleet:
+            return True
+    return False
 
 
 def mend(placed: Placement) -> Callable[[Step], object]:
@@ -97,7 +101,7 @@ def mend(placed: Placement) -> Callable[[Step], object]:
     Raises what is left once all of them were seen to.
     """
 
-    def act(step: Step) -> object:
+    def act(step: Step) -> None:
         base, bundle = step.archive.require(placed.version), sealed_bundle(step, placed.version)
         for part, text in bundle.texts(step.claim.epoch).items():  # else a load is a no-op after an override
             step.prefix(placed.fleet).part(part).write_config(text, step.check)
@@ -110,7 +114,6 @@ def mend(placed: Placement) -> Callable[[Step], object]:
         if faults:
             step.event(_NOT_MENDED, fleet=placed.fleet, reason="; ".join(map(str, faults)))
             raise faults[0]
-        return prove(step.pair.fleet(placed.fleet))
 
     return act
 

@@ -141,9 +141,9 @@ class ArmCounters:
 
     `latency_buckets` maps an upper bound in ms, as text, to the requests below it, and "+Inf" to all; a request that
     got no answer, or none of the canary within its time, is in "+Inf" only; one that stable answered in the canary's
-    place for another reason is in none. `generation` names
-    the router processes: counters of two generations do not compare. `mirrored_*` are of the requests that the fleet
-    was sent a second time: no client saw their answers, and they are in none of the others.
+    place for another reason is in none. `generation` names the router processes: counters of two generations do not
+    compare. `mirrored_*` are of the requests that the fleet was sent a second time: no client saw their answers, and
+    they are in none of the others.
     """
 
     requests: int
