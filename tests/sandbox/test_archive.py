@@ -190,6 +190,13 @@ def test_each_config_gets_a_second_of_its_own(store: ObjectStore) -> None:
     assert seen == sorted(set(seen))
 
 
+def test_a_config_can_be_made_newer_than_what_a_triton_was_told_by_hand(store: ObjectStore) -> None:
+    """After an override Triton reads nothing that is older than that, and an object's time has whole seconds."""
+    prefix, told_at = ServingPrefix(store, "default", "blue", "digits"), store.now()
+    prefix.write_config("# epoch=1", unclaimed, after=told_at)
+    assert store.head("serving/default/blue/digits/config.pbtxt").last_modified > told_at
+
+
 def test_nothing_is_written_to_a_prefix_after_the_claim_is_lost(store: ObjectStore, tmp_path: Path) -> None:
     archive = Archive(store, "digits")
     manifest = archive.seal(written(archive, tmp_path, FILES), unclaimed)

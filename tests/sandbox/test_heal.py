@@ -117,6 +117,8 @@ def abort_plan(model: Model) -> None:
 
 
 def test_a_replica_with_another_config_is_made_to_read_the_sealed_one(served: Model) -> None:
+    begun = store(served).now()
+    await_true(lambda: store(served).now() > begun, "a second begins, which may last until it is mended")
     config = sealed_config(sight(served), SECOND)
     config.dynamic_batching.max_queue_delay_microseconds = 77_000
     override = json_format.MessageToDict(config, preserving_proto_field_name=True)

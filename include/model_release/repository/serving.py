@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
+from datetime import datetime
 
 from model_release.errors import BytesDiffer, StoreUnavailable
 from model_release.repository.archive import Archive
@@ -160,13 +161,14 @@ class ServingPrefix:
         if self.config() is None:
             self._replace_config(text, check)
 
-    def write_config(self, text: str, check: Callable[[], None]) -> None:
+    def write_config(self, text: str, check: Callable[[], None], *, after: datetime | None = None) -> None:
         """
-        Write config.pbtxt in a second of its own: from then on a newborn replica serves what it says.
+        Write config.pbtxt in a second of its own, and past that of `after`: from then on a newborn replica serves
+        what it says.
 
         `check` raises when the claim is lost, also when another config was written since.
         """
-        self._await_new_second()
+        self._await_new_second(after)
         self._replace_config(text, check)
 
     def keep_only(self, version: int, check: Callable[[], None]) -> None:
@@ -226,10 +228,11 @@ class ServingPrefix:
             check()
             self._store.delete(entry.key)
 
-    def _await_new_second(self) -> None:
-        newest = max((entry.last_modified for entry in self._store.objects(self._root)), default=None)
+    def _await_new_second(self, after: datetime | None) -> None:
+        passed = [entry.last_modified for entry in self._store.objects(self._root)]
+        newest = max([*passed, after] if after else passed, default=None)
         deadline = time.monotonic() + _SECOND_DEADLINE_S
         while newest is not None and self._store.now() <= newest.replace(microsecond=0):
             if time.monotonic() > deadline:
-                raise StoreUnavailable(self._root, "its clock does not move past the newest object's LastModified")
+                raise StoreUnavailable(self._root, "its clock does not move past the second of what has to be older")
             time.sleep(0.1)

@@ -103,8 +103,10 @@ def mend(placed: Placement) -> Callable[[Step], object]:
 
     def act(step: Step) -> None:
         base, bundle = step.archive.require(placed.version), sealed_bundle(step, placed.version)
-        for part, text in bundle.texts(step.claim.epoch).items():  # else a load is a no-op after an override
-            step.prefix(placed.fleet).part(part).write_config(text, step.check)
+        # After an override a load is a no-op until config.pbtxt is newer; an object's time has whole seconds.
+        seen_at = step.store.now()
+        for part, text in bundle.texts(step.claim.epoch).items():
+            step.prefix(placed.fleet).part(part).write_config(text, step.check, after=seen_at)
         prove, faults = prover(step, base, bundle), list[ReleaseError]()
         for replica in step.pair.fleet(placed.fleet).replicas:
             try:
