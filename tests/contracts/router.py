@@ -7,11 +7,22 @@ from typing import Any
 import pytest
 
 from model_release.errors import RouteNotConfirmed, RouteTakenOver
-from model_release.traffic.router import ARM_COUNTERS, CROSS_ARM_RETRY, MIRROR, STICKY, USERS, Route, Router, Slow
+from model_release.traffic.router import (
+    ARM_COUNTERS,
+    CROSS_ARM_RETRY,
+    MIRROR,
+    STICKY,
+    USERS,
+    Route,
+    Router,
+    Slow,
+    SlowBound,
+)
 
 OLD, NEW = 20260101020304, 20260102020304
 #: A real router on a busy machine takes seconds at times.
 CONFIRMED_WITHIN_S = 60
+BOUND = SlowBound(60.0, 54.0)
 
 
 def route(model: str, epoch: int = 1, canary_percent: int = 10, **changes: Any) -> Route:
@@ -82,8 +93,8 @@ class RouterContract:
         assert router.capabilities <= {ARM_COUNTERS, STICKY, CROSS_ARM_RETRY, MIRROR, USERS}
 
     def test_it_tells_of_affected_users_where_it_says_so(self, router: Router) -> None:
-        router.set(route("digits_classifier", sticky_header="x-user", slow_ms=54.0))
-        found = router.affected_users("digits_classifier", NEW, 10, {}, Slow((54.0,)))
+        router.set(route("digits_classifier", sticky_header="x-user", slow_ms=BOUND))
+        found = router.affected_users("digits_classifier", NEW, 10, {}, Slow((BOUND,)))
         assert (found is not None) == (USERS in router.capabilities)
         assert found is None or sum(map(sum, [*found.failed, *found.slow[0]])) == 0
 
@@ -94,8 +105,8 @@ class RouterContract:
             sticky_header="x-user",
             try_timeout_s=1.5,
             mirrored={"green": 25},
-            slow_ms=54.0,
-            often_ms=27.0,
+            slow_ms=BOUND,
+            often_ms=SlowBound(30.0, 25.0),
         )
         router.set(asked)
         router.confirm(asked, timeout_s=CONFIRMED_WITHIN_S)

@@ -12,17 +12,18 @@ import pytest
 from scipy import stats
 
 from model_release.gates.judge import Judge
-from model_release.gates.latency import SlowForUsers, bounds_from, slow_for_users
+from model_release.gates.latency import bounds_from, slow_for_users
 from model_release.gates.looks import Arm, Look
 from model_release.gates.stream import judged
 from model_release.spec import Canary
 from model_release.traffic.envoy_resources import latency_bounds_ms
 from model_release.traffic.envoy_users import OFTEN_SAMPLED_PERCENT
-from model_release.traffic.router import USER_LEVELS
+from model_release.traffic.router import USER_LEVELS, SlowBound
 from tests.unit.judged_release import back_at
 
 BOUNDS = np.array(latency_bounds_ms())
-LATENCY = {"name": "latency", "kind": "latency", "margin": 0.1, "slower_than": 1.2}
+SLOWER_THAN = 1.2
+LATENCY = {"name": "latency", "kind": "latency", "margin": 0.1, "slower_than": SLOWER_THAN}
 LOOKS_A_STAGE, LOOK_S, MEDIAN_MS = 40, 2.5, 40.0
 
 
@@ -50,14 +51,18 @@ class Played:
     """A gate's own bounds."""
     stalls: float = 0.0
     """The share of the canary's requests that take a second longer."""
+    pinned: int = 0
+    """So many of the users, the first, are the canary's."""
 
     def __post_init__(self) -> None:
         times = self.times(np.repeat(np.arange(len(self.rates)), 20))
         found = bounds_from(buckets(times))
         assert found is not None
         self.bounds_ms = found
-        often_ms, bounds_ms = slow_for_users(found, LATENCY["slower_than"], self.given_ms)
-        self.slow_ms, self.logged_ms = [*([often_ms] if often_ms else []), *bounds_ms], bounds_ms[0]
+        slow = slow_for_users(buckets(times), SLOWER_THAN, self.given_ms)
+        assert slow is not None
+        self.slow_ms = [*([slow.often_ms] if slow.often_ms else []), *slow.bounds_ms]
+        self.logged_ms = slow.bounds_ms[0]
 
     def times(self, users: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         return self.medians_ms[users] * np.exp(self.spread * self.rng.standard_normal(len(users)))
@@ -67,6 +72,7 @@ class Played:
     ) -> Iterator[Look]:
         """The canary is `factor` times as slow from a look on; a user comes to a level as a router counts it."""
         place = self.rng.random(len(self.rates))
+        place[: self.pinned] = 0
         before = np.zeros((len(self.slow_ms), len(place)), int)
         for number, stage in enumerate(stages):
             spans, own = np.zeros_like(before), place < stage / 100
@@ -76,9 +82,10 @@ class Played:
                 times = self.times(users) * np.where(of_fault, factor, 1.0)
                 times[of_fault & (self.rng.random(len(times)) < self.stalls)] += 1000
                 late = np.zeros_like(before, bool)
-                logged = (times > self.logged_ms) | (self.rng.random(len(times)) < OFTEN_SAMPLED_PERCENT / 100)
-                for each, bound_ms in zip(late, self.slow_ms, strict=True):
-                    each[users[logged & (times > bound_ms)]] = True
+                sampled = self.rng.random(len(times)) < OFTEN_SAMPLED_PERCENT / 100
+                logged = sampled | (times > np.where(own[users], *self.logged_ms))
+                for each, bound in zip(late, self.slow_ms, strict=True):
+                    each[users[logged & (times > np.where(own[users], *bound))]] = True
                 spans += late
                 told = late & ~(own & (spans <= before))
                 arms = (
@@ -135,6 +142,21 @@ def test_a_canary_that_is_slower_by_no_more_than_allowed_stays(spread: float) ->
     for seed in range(3):
         release = played(seed, 1000, 1, spread)
         assert release.back_at(list(release.looks(1.15)), canary()) is None
+
+
+def test_a_busy_user_with_slow_requests_and_what_is_allowed_together_send_a_healthy_canary_back_within_alpha() -> None:
+    """He is the canary's, and it is colder than stable, as it is at a tenth of the traffic."""
+    rng, runs, asked = np.random.default_rng(29), 60, canary(alpha_rollback=0.05)
+    back = blind = 0
+    for _ in range(runs):
+        rates, medians = np.full(480, 0.3 * LOOK_S), np.full(480, MEDIAN_MS)
+        rates[0], medians[0] = 6 * LOOK_S, 3 * MEDIAN_MS
+        release = Played(rng, rates, medians, spread=0.25, pinned=1)
+        looks = list(release.looks(1.15, (10,)))
+        back += release.back_at(looks, asked) is not None
+        blind += release.back_at(by_request(looks), asked) is not None
+    assert back <= stats.binom.ppf(0.99, runs, 0.05)
+    assert blind > runs / 2  # so users alone judge
 
 
 # --- a slow one -----------------------------------------------------------------------------------
@@ -198,7 +220,7 @@ def look(k: int, stage: int = 10, *, slow: int = 0, users: int | None = 0, stabl
     times, fast = {"40": 100 - slow, "80": 100 - slow, "+Inf": 100}, {"40": 900, "80": 900, "+Inf": 900}
     canary_arm = Arm(100, latency_buckets=times, slow_users=own)
     stable = Arm(900, latency_buckets=fast, slow_users=other)
-    return Look(LOOK_S * k, stage, canary_arm, stable, slow_ms=(() if users is None else (48.0,)))
+    return Look(LOOK_S * k, stage, canary_arm, stable, slow_ms=(() if users is None else (SlowBound(48.0, 40.0),)))
 
 
 def test_one_user_who_is_slow_all_day_is_one_slow_user_and_said_so() -> None:
@@ -206,7 +228,9 @@ def test_one_user_who_is_slow_all_day_is_one_slow_user_and_said_so() -> None:
     looks = [look(1, slow=30, users=1), *(look(k, slow=30) for k in range(2, 40))]
     verdicts = list(judged(asked, looks))
     assert {verdict.verdict for verdict in verdicts} == {"inconclusive"}  # nor is it proved good, by its requests
-    assert "by user: 1 waited longer than 48 ms for the first time on the canary, 0 on stable" in verdicts[-1].reason
+    assert verdicts[-1].reason.endswith(
+        "by user: 1 waited longer than 48 ms (stable's bound 40 ms) for the first time on the canary, 0 on stable"
+    )
     assert "rollback" in {verdict.verdict for verdict in judged(asked, by_request(looks))}
 
 
@@ -232,19 +256,25 @@ def test_users_of_a_stages_warm_up_are_not_taken() -> None:
     assert judge.log_evidence > math.log(100)
 
 
+def of_a_hundred(*spread: tuple[float, int]) -> dict[str, int]:
+    """Thrice a hundred requests in Envoy's buckets, so many of each hundred of a latency (ms)."""
+    return buckets(np.repeat([ms for ms, _ in spread], [3 * count for _, count in spread]))
+
+
+TAILED = ((41, 75), (90, 20), (130, 4), (200, 1))
+
+
 @pytest.mark.parametrize(
-    ("usual_ms", "slower_than", "given_ms", "found"),
+    ("spread", "slower_than", "given_ms", "found"),
     [
-        ([40, 90, 130], 1.2, [], SlowForUsers(48, [90, 130])),
-        ([40, 44, 130], 1.5, [], SlowForUsers(None, [60, 130])),
-        ([40, 44], 1.5, [], SlowForUsers(None, [60])),
-        ([40, 42, 44], 1.5, [], SlowForUsers(None, [60])),
-        ([4], 1.5, [], SlowForUsers(None, [6])),
-        ([40, 90, 130], 1.2, [500, 50, 130], SlowForUsers(48, [90, 130, 500])),
-        ([4], 1.5, [5, 50], SlowForUsers(None, [6, 50])),
+        (TAILED, 1.2, [], ((51, 42), [(110, 90), (160, 130)])),
+        (TAILED, 1.2, [500, 45, 130], ((51, 42), [(110, 90), (160, 130), (630, 520)])),
+        (((41, 95), (45, 4), (200, 1)), 1.5, [], ((68, 42), [(75, 46)])),
+        (((3, 70), (5, 29), (7, 1)), 1.5, [], ((6, 4), [(10, 6)])),
+        (((1, 100),), 1.5, [1.5, 50], (None, [(4, 2), (82, 51)])),
     ],
 )
 def test_what_is_slow_for_users_is_rare_on_stable_or_told_of_by_a_sample(
-    usual_ms: list[float], slower_than: float, given_ms: list[float], found: SlowForUsers
+    spread: Any, slower_than: float, given_ms: list[float], found: Any
 ) -> None:
-    assert slow_for_users(usual_ms, slower_than, given_ms) == found
+    assert slow_for_users(of_a_hundred(*spread), slower_than, given_ms) == found

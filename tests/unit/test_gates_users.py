@@ -18,7 +18,7 @@ from model_release.gates.slow import SlowGate
 from model_release.gates.stream import judged
 from model_release.gates.users import UserEvidence
 from model_release.spec import Canary, LatencyGate
-from model_release.traffic.router import USER_LEVELS
+from model_release.traffic.router import USER_LEVELS, SlowBound
 from tests.unit.judged_release import back_at
 
 ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
@@ -284,6 +284,7 @@ def test_at_weights_that_share_no_users_affected_ones_are_not_taken(stage: int) 
     slow = LatencyGate(name="latency", kind="latency")
     errors = ErrorGate(canary().gates[0], 0.01, one_armed=False)
     for gate in (errors, SlowGate(slow, 0.01, one_armed=False, bounds_ms=None)):
-        there, here = (Look(1, at, Arm(10, **affected), Arm(90, **affected), slow_ms=(8.0,)) for at in (stage, 10))
+        arms = Arm(10, **affected), Arm(90, **affected)
+        there, here = (Look(1, at, *arms, slow_ms=(SlowBound(8.0, 8.0),)) for at in (stage, 10))
         assert not gate.told_of_users(there)
         assert gate.told_of_users(here)

@@ -15,7 +15,7 @@ from model_release.ledger.looks import StageLooks
 from model_release.spec import DisagreementGate
 from model_release.steps.answers import _same, asked_so_far
 from model_release.steps.reading import _by_user, replicas_of, summed
-from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow, SlowBound
 
 HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
 
@@ -106,7 +106,7 @@ def sticky(
     slow_ms: float | None = None,
 ) -> Any:
     asked: list[tuple[Any, ...]] = []
-    slow = [slow_ms] if slow_ms else []
+    slow = [SlowBound(slow_ms, slow_ms / 2)] if slow_ms else []
 
     def failed(*about: Any) -> AffectedUsers:
         asked.append(about)
@@ -156,7 +156,7 @@ def test_users_are_no_unit_where_the_weights_do_not_share_them(step: Any, stage:
 
 def test_slow_users_are_told_where_the_release_knows_what_is_slow() -> None:
     look, _, _ = _by_user(sticky(slow_ms=54.0), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
-    assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == ((54.0,), ((4, 2),), ((5, 0),))
+    assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == (((54.0, 27.0),), ((4, 2),), ((5, 0),))
     look, _, _ = _by_user(sticky(), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
     assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == ((), None, None)
 

@@ -15,7 +15,7 @@ from model_release.ledger.state import Placement, Running, State, WeightRecord, 
 from model_release.spec import ErrorRateGate, LatencyGate
 from model_release.steps import slow_users
 from model_release.traffic.memory import MemoryRouter
-from model_release.traffic.router import USERS, Route
+from model_release.traffic.router import USERS, Route, SlowBound
 from tests.contracts.router import route
 
 if TYPE_CHECKING:
@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 ERRORS = ErrorRateGate(name="errors", kind="error_rate")
 LATENCY = LatencyGate(name="latency", kind="latency", slower_than=1.5)
-USUAL = {"20": 150, "40": 290, "60": 298, "+Inf": 300}
+USUAL = {"20": 2250, "30": 2300, "40": 2880, "60": 2970, "80": 2980, "90": 2990, "+Inf": 3000}
+OFTEN, RARE = (30, 20), [(60, 40), (90, 60)]
+BOUNDS = (OFTEN, RARE)
+SEVEN = SlowBound(8.0, 7.0)
 
 
 STABLE, CANARY = (Placement(fleet=fleet, version=n, digest="d") for n, fleet in ((1, "blue"), (2, "green")))
@@ -39,7 +42,7 @@ class Judged:
         in_ten: dict[str, int] | None = None,
         able: bool = True,
         header: str | None = "x-user",
-        slow_ms: Sequence[float] = (),
+        slow_ms: Sequence[SlowBound] = (),
         green: int = 10,
     ) -> None:
         self.model = "digits"
@@ -63,7 +66,7 @@ class Judged:
     def update_running(self, **changes: Any) -> None:
         self.running = self.running.model_copy(update=changes)
 
-    def noted(self, monkeypatch: pytest.MonkeyPatch, stage: int = 10) -> tuple[float | None, list[float]]:
+    def noted(self, monkeypatch: pytest.MonkeyPatch, stage: int = 10) -> tuple[SlowBound | None, list[SlowBound]]:
         monkeypatch.setattr(slow_users, "learned", lambda _: self.before)
         slow_users.fix_what_is_slow(cast("Step", self), stage)
         return self.running.often_ms, self.running.slow_ms
@@ -100,16 +103,16 @@ def of_stable(buckets: dict[str, int], stage: int) -> Look:
     return Look(1.0, stage, stable=Arm(buckets["+Inf"], latency_buckets=buckets))
 
 
-def test_it_is_stables_p95_and_p99_of_the_looks_before_and_what_its_median_may_be(
+def test_it_is_stables_p75_p95_and_p99_of_the_looks_before_and_for_the_canary_what_is_allowed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert Judged(ERRORS, LATENCY, before=USUAL).noted(monkeypatch) == (30, [40, 60])
+    assert Judged(ERRORS, LATENCY, before=USUAL).noted(monkeypatch) == BOUNDS
 
 
 def test_what_the_stage_before_showed_counts_where_nothing_else_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = {"20": 15, "40": 29, "60": 30, "+Inf": 30}
+    few = {bound: count // 100 for bound, count in USUAL.items()}
     assert Judged(LATENCY, before=few).noted(monkeypatch) == (None, [])
-    assert Judged(LATENCY, before=few, in_ten=USUAL).noted(monkeypatch, 50) == (30, [40, 60])
+    assert Judged(LATENCY, before=few, in_ten=USUAL).noted(monkeypatch, 50) == BOUNDS
 
 
 def test_a_look_that_knows_enough_of_stable_has_the_router_tell_of_slow_users_once(
@@ -117,10 +120,10 @@ def test_a_look_that_knows_enough_of_stable_has_the_router_tell_of_slow_users_on
 ) -> None:
     assert Judged(LATENCY).looked_at(monkeypatch) == []
     [wanted] = Judged(LATENCY, in_ten=USUAL).looked_at(monkeypatch)
-    assert (wanted.slow_ms, wanted.often_ms, wanted.weights["green"]) == (40, 30, 10)
+    assert (wanted.slow_ms, wanted.often_ms, wanted.weights["green"]) == (RARE[0], OFTEN, 10)
     # A shift or a look may have ended between the ledger and the router.
-    [wanted] = Judged(LATENCY, slow_ms=[7.0]).looked_at(monkeypatch)
-    assert wanted.slow_ms == 7.0
+    [wanted] = Judged(LATENCY, slow_ms=[SEVEN]).looked_at(monkeypatch)
+    assert wanted.slow_ms == SEVEN
     assert Judged(LATENCY, in_ten=USUAL, green=0).looked_at(monkeypatch) == []  # withdrawn
     assert Judged(LATENCY, in_ten=USUAL, header=None).looked_at(monkeypatch) == []
 
@@ -129,7 +132,7 @@ def test_a_look_that_knows_enough_of_stable_has_the_router_tell_of_slow_users_on
 def test_a_router_that_cannot_be_asked_now_does_not_end_the_look(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: str
 ) -> None:
-    judged = Judged(LATENCY, slow_ms=[7.0])
+    judged = Judged(LATENCY, slow_ms=[SEVEN])
     judged.router.set(route("digits", canary_percent=10, sticky_header="x-user"))
 
     def fail(*_: Any) -> None:
@@ -145,19 +148,19 @@ def test_a_router_that_cannot_be_asked_now_does_not_end_the_look(
 
 def test_a_gate_in_dry_run_chooses_nothing_for_one_that_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     lax = LATENCY.model_copy(update={"dry_run": True, "slower_than": 9.0})
-    assert Judged(lax, LATENCY, before=USUAL).noted(monkeypatch) == (30, [40, 60])
-    assert Judged(lax, before=USUAL).noted(monkeypatch) == (None, [180])
+    assert Judged(lax, LATENCY, before=USUAL).noted(monkeypatch) == BOUNDS
+    assert Judged(lax, before=USUAL).noted(monkeypatch) == ((180, 20), [(360, 40), (540, 60)])
 
 
 def test_a_gates_own_bounds_are_slow_for_users_too(monkeypatch: pytest.MonkeyPatch) -> None:
     own = LATENCY.model_copy(update={"bounds_ms": [500.0]})
-    assert Judged(own, before=USUAL).noted(monkeypatch) == (30, [40, 60, 500])
+    assert Judged(own, before=USUAL).noted(monkeypatch) == (OFTEN, [*RARE, (135, 90)])
     reported = own.model_copy(update={"dry_run": True})
-    assert Judged(reported, LATENCY, before=USUAL).noted(monkeypatch) == (30, [40, 60])
+    assert Judged(reported, LATENCY, before=USUAL).noted(monkeypatch) == BOUNDS
 
 
 def test_what_was_fixed_stays_for_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert Judged(LATENCY, before=USUAL, slow_ms=[7.0]).noted(monkeypatch, 50) == (None, [7.0])
+    assert Judged(LATENCY, before=USUAL, slow_ms=[SEVEN]).noted(monkeypatch, 50) == (None, [SEVEN])
 
 
 @pytest.mark.parametrize(

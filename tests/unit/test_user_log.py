@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from model_release.errors import RouterUnavailable
 from model_release.traffic import user_log
-from model_release.traffic.router import USER_LEVELS, AffectedUsers, Slow
+from model_release.traffic.router import USER_LEVELS, AffectedUsers, Slow, SlowBound
 from model_release.traffic.user_log import affected_users
 
 
@@ -71,7 +71,7 @@ def test_what_is_a_failure_of_an_arm(path: Path, arm: str, said: dict[str, Any],
     assert sum(counts(read(path, began))) == fails
 
 
-BEYOND_54 = Slow((54.0,), tried_for_s=2)
+BEYOND_54 = Slow((SlowBound(54.0, 54.0),), tried_for_s=2)
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,8 @@ BEYOND_54 = Slow((54.0,), tried_for_s=2)
         ("canary", {"us": 54_001, "grpc": 0}, True),
         ("canary", {"us": 54_001, "answered": "stable", "tries": 2}, False),
         ("canary", {"us": 54_001, "status": 500}, False),
-        ("canary", {"us": 54_001, "answered": "stable", "tries": 2, "ms": 1999}, False),
+        ("canary", {"us": 54_001, "answered": "stable", "tries": 2, "ms": 1899}, False),
+        ("canary", {"us": 1_998_012, "answered": "stable", "tries": 2, "ms": 1998}, True),
         ("canary", {"us": 2_000_001, "answered": "stable", "tries": 2, "ms": 2000}, True),
         ("canary", {"us": 2_000_001, "status": 500, "tries": 2, "ms": 2000}, True),
         ("stable", {"us": 53_001, "status": 500, "ms": 2000}, False),
@@ -111,21 +112,29 @@ def test_slow_answers_count_by_user_span_and_bound_beside_failures(path: Path) -
     began = read(path)
     write(path, *(slow_line("ann", t=1000 + second) for second in range(10)), line("ann", t=1003))
     write(path, slow_line("bob", "stable", us=60_000), slow_line("bob", "stable", us=60_000))
-    found = affected_users([path], "digits", 7, 10, began.upto, Slow((54.0, 80.0)))
+    found = affected_users([path], "digits", 7, 10, began.upto, Slow((SlowBound(54.0, 54.0), SlowBound(80.0, 80.0))))
     assert [levels(arm) for arm in found.slow[0]] == [{1: 1, 2: 1, 3: 1, 4: 1}, {1: 1}]
     assert [levels(arm) for arm in found.slow[1]] == [{1: 1, 2: 1, 3: 1, 4: 1}, {}]
     assert (counts(found), found.told) == ((1, 0), 13)
     assert read(path, began).slow == ()
 
 
+def test_each_arm_has_a_bound_of_its_own(path: Path) -> None:
+    began = read(path)
+    for arm in ("canary", "stable"):
+        write(path, slow_line("ann", arm, us=60_000), slow_line("bob", arm, us=80_000))
+    [found] = affected_users([path], "digits", 7, 10, began.upto, Slow((SlowBound(70.0, 54.0),))).slow
+    assert (found.canary[0], found.stable[0]) == (1, 2)
+
+
 def test_slow_answers_of_a_stages_warm_up_do_not_count_and_those_of_earlier_stages_do(path: Path) -> None:
     began = read(path)
     write(path, slow_line("ann", t=1004), slow_line("bob", t=1011), line("cid", t=1004))
-    first = affected_users([path], "digits", 7, 10, began.upto, Slow((54.0,), 1010))
+    first = affected_users([path], "digits", 7, 10, began.upto, Slow(BEYOND_54.bounds_ms, 1010))
     assert (first.slow[0].canary[0], first.failed.canary[0]) == (1, 1)
     later = [slow_line(user, percent=50, t=2015) for user in ("ann", "bob", "dan")]
     write(path, slow_line("eve", percent=50, t=2005), *later)
-    second = affected_users([path], "digits", 7, 50, first.upto, Slow((54.0,), 2010))
+    second = affected_users([path], "digits", 7, 50, first.upto, Slow(BEYOND_54.bounds_ms, 2010))
     assert levels(second.slow[0].canary) == {1: 1}  # dan, whom the canary has not kept waiting before
 
 

@@ -11,8 +11,12 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 from model_release.gates.looks import INFINITE, Arm
+from model_release.traffic.router import SlowBound
 
 QUANTILES = (0.50, 0.95, 0.99)
+USERS_QUANTILES = (0.75, 0.95, 0.99)
+"""Of requests, those beyond which they are slow for their users: rarer ones say more of a user who asks often."""
+
 ENOUGH_REQUESTS = 200
 """Stable's requests that its own quantiles are read from."""
 
@@ -20,9 +24,9 @@ _FINE_MS = 2.0
 _FINE_RATIO = 1.25
 
 
-def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
+def bounds_from(buckets: Mapping[str, int], quantiles: Sequence[float] = QUANTILES) -> list[float] | None:
     """
-    Return the bucket bounds (ms) nearest to the p50, p95 and p99 of cumulative buckets.
+    Return the bucket bounds (ms) nearest to some quantiles of cumulative buckets, rising.
 
     None while they hold fewer than ENOUGH_REQUESTS requests.
     """
@@ -30,39 +34,11 @@ def bounds_from(buckets: Mapping[str, int]) -> list[float] | None:
     if total < ENOUGH_REQUESTS or not finite:
         return None
     bounds: list[float] = []
-    for quantile in QUANTILES:
+    for quantile in quantiles:
         nearest = min(sorted(finite), key=lambda bound: abs(buckets[finite[bound]] / total - quantile))
         if nearest not in bounds:
             bounds.append(nearest)
     return sorted(bounds)
-
-
-class SlowForUsers(NamedTuple):
-    """
-    Beyond which latencies (ms, rising) a request is slow for its user; each is one bound for both arms.
-
-    Beyond `bounds_ms` requests are rare on stable, as those beyond its p95 and p99 are. Beyond `often_ms`, the median
-    times what is allowed, they are not where latencies are spread: a router need tell of a sample of them.
-    """
-
-    often_ms: float | None
-    bounds_ms: list[float]
-
-
-def slow_for_users(usual_ms: Sequence[float], slower_than: float, given_ms: Sequence[float] = ()) -> SlowForUsers:
-    """
-    Return what is slow for users, by stable's usual bounds: p50, p95 and p99, or fewer where buckets are wider.
-
-    A canary that is slower than allowed crosses the median's with all of its requests; one with a longer tail, the
-    others. One whose few very slow requests stable's p99 hides crosses those of `given_ms`, a gate's own bounds, that
-    are rarer still; what is not rare is not told of in whole.
-    """
-    median_ms, *tail_ms = sorted(usual_ms)
-    allowed_ms = median_ms * slower_than
-    tail_ms = tail_ms or [median_ms]
-    rare_ms = [bound_ms for bound_ms in given_ms if bound_ms > tail_ms[0]]
-    bounds_ms = sorted({max(bound_ms, allowed_ms) for bound_ms in (*tail_ms, *rare_ms)})
-    return SlowForUsers(allowed_ms if allowed_ms < bounds_ms[0] else None, bounds_ms)
 
 
 class Allowed(NamedTuple):
@@ -91,6 +67,44 @@ def comparison(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -
     if above and above[0] <= max(wanted * _FINE_RATIO, wanted + _FINE_MS):
         return Allowed(above[0], own, 1.0)
     return Allowed(own, own, slower_than**3)
+
+
+class SlowForUsers(NamedTuple):
+    """
+    Beyond which latencies a request is slow for its user, rising.
+
+    Beyond `bounds_ms` requests are rare, as those beyond stable's p95 and p99 are. Beyond `often_ms` they are not: a
+    router need tell of a sample of them.
+    """
+
+    often_ms: SlowBound | None
+    bounds_ms: list[SlowBound]
+
+
+def slow_for_users(
+    buckets: Mapping[str, int], slower_than: float, given_ms: Sequence[float] = ()
+) -> SlowForUsers | None:
+    """
+    Return what is slow for users, by stable's cumulative buckets; None while they hold too few requests.
+
+    Each arm has bounds of its own, so that a canary that is slower by no more than allowed has no more slow requests
+    than stable. One whose few very slow requests stable's p99 hides crosses those of `given_ms`, a gate's own bounds,
+    that are rarer still; what is not rare is not told of in whole.
+    """
+    usual_ms = bounds_from(buckets, USERS_QUANTILES)
+    if not usual_ms:
+        return None
+    several, known_ms = len(usual_ms) > 1, sorted(_finite(buckets))
+    tail_ms = usual_ms[1:] if several else usual_ms
+    bounds_ms = sorted({*tail_ms, *(bound_ms for bound_ms in given_ms if bound_ms > tail_ms[0])})
+    bounds = [_allowed_for_users(bound_ms, slower_than, known_ms) for bound_ms in bounds_ms]
+    return SlowForUsers(_allowed_for_users(usual_ms[0], slower_than, known_ms) if several else None, bounds)
+
+
+def _allowed_for_users(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -> SlowBound:
+    """Return the bounds of both arms that allow no less than requests are allowed, also where those allow odds."""
+    allowed = comparison(bound_ms, slower_than, known_ms)
+    return SlowBound(max(allowed.canary_ms, allowed.stable_ms * slower_than), allowed.stable_ms)
 
 
 def slower(arm: Arm, bound_ms: float) -> tuple[int, int]:

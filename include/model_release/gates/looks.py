@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model_release.errors import LookUnusable
-from model_release.traffic.router import ArmCounters
+from model_release.traffic.router import ArmCounters, SlowBound
 
 INFINITE = "+Inf"
 WHOLE = 100
@@ -115,8 +115,8 @@ class Look:
 
     `note` says why a look is empty when it is not for want of traffic. Stable's counts by replica, where they are
     known, tell how its bad requests clump. `control` is the old fleet while it answers mirrored requests alone, at
-    100 %. `strata` are the arms router by router, where there are several. `slow_ms` are the bounds that both arms'
-    `slow_users` are told by.
+    100 %. `strata` are the arms router by router, where there are several. `slow_ms` are the bounds that the
+    arms' `slow_users` are told by.
     """
 
     t: float
@@ -128,7 +128,7 @@ class Look:
     control: Arm = Arm()
     paired: Mapping[str, Paired] = field(default_factory=dict)
     strata: tuple[Stratum, ...] = ()
-    slow_ms: tuple[float, ...] = ()
+    slow_ms: tuple[SlowBound, ...] = ()
 
     @property
     def compared(self) -> tuple[Stratum, ...]:
@@ -161,10 +161,10 @@ class Look:
         return cls(t, stage, canary, stable, note, by_replica, control, pairs, strata, slow_ms)
 
 
-def _bounds_of(slow_ms: Any, *arms: Arm) -> tuple[float, ...]:
+def _bounds_of(slow_ms: Any, *arms: Arm) -> tuple[SlowBound, ...]:
     """Return the bounds of slow users, one for each that the arms tell of. Raises LookUnusable."""
     try:
-        bounds = tuple(map(float, slow_ms))
+        bounds = tuple(SlowBound(float(canary_ms), float(stable_ms)) for canary_ms, stable_ms in slow_ms)
     except (TypeError, ValueError):
         raise LookUnusable(f"slow_ms is {slow_ms!r}") from None
     told = [len(arm.slow_users) for arm in arms if arm.slow_users is not None]

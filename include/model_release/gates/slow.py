@@ -12,12 +12,13 @@ from model_release.gates.comparison import Comparison
 from model_release.gates.looks import Look
 from model_release.gates.users import at_risk
 from model_release.spec import LatencyGate
+from model_release.traffic.router import SlowBound
 
 P99_SHARE = 0.01
 """The share of requests that may be slower than an objective for the p99."""
 
 SAME_ODDS = 1.0
-"""Users are told by bounds that are the same for both arms (`latency.slow_for_users`)."""
+"""What is allowed of users is in the bounds that they are told by (`latency.slow_for_users`)."""
 
 
 class SlowGate(ByUser):
@@ -88,10 +89,7 @@ class SlowGate(ByUser):
         for place, bound in enumerate(sorted(self.bounds_ms), 1):
             allowed = latency.comparison(bound, self._slow.slower_than, known_ms)
             self._allowed.append(allowed)
-            words = f"took longer than {allowed.canary_ms:g} ms"
-            if allowed.canary_ms != allowed.stable_ms:
-                words += f" (stable's bound {allowed.stable_ms:g} ms)"
-            last = len(self.bounds_ms)
+            words, last = f"took longer than {_words(allowed)}", len(self.bounds_ms)
             comparison = self._compare(words, of=last, odds_ratio=allowed.odds_ratio, proves=place == last)
             self._slower.append(comparison)
             for look in self._unjudged:
@@ -109,8 +107,8 @@ class SlowGate(ByUser):
         if own is None or other is None or self._one_armed or shares is None:
             return []
         return [
-            Told(f"waited longer than {bound_ms:g} ms", shares, canary, stable)
-            for bound_ms, canary, stable in zip(look.slow_ms, own, other, strict=True)
+            Told(f"waited longer than {_words(bound)}", shares, canary, stable)
+            for bound, canary, stable in zip(look.slow_ms, own, other, strict=True)
         ]
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:
@@ -121,3 +119,9 @@ class SlowGate(ByUser):
             "bounds_ms": list(self.bounds_ms),
             "effective_margin": allowed,
         }
+
+
+def _words(bound: latency.Allowed | SlowBound) -> str:
+    if bound.canary_ms == bound.stable_ms:
+        return f"{bound.canary_ms:g} ms"
+    return f"{bound.canary_ms:g} ms (stable's bound {bound.stable_ms:g} ms)"

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from model_release.errors import BytesDiffer, StoreUnavailable
 from model_release.identity import Kind, Mode
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
+from model_release.traffic.router import SlowBound
 
 _TRIES = 30
 _NONCES = 64
@@ -138,13 +139,13 @@ class Running(Part):
     """Whether no fleet may get the version before its benchmark is sealed."""
     standby_before: Placement | None = None
     """What was warm when the release began; a dry run puts it back."""
-    slow_ms: list[float] = []
+    slow_ms: list[SlowBound] = []
     """Beyond which bounds a request is slow for its user, while arms are sticky; none: latency is judged by request."""
-    often_ms: float | None = None
+    often_ms: SlowBound | None = None
     """A bound below them, beyond which so many are that only some are told of."""
 
     @property
-    def user_bounds_ms(self) -> tuple[float, ...]:
+    def user_bounds_ms(self) -> tuple[SlowBound, ...]:
         """All of these bounds, rising."""
         return (*([] if self.often_ms is None else [self.often_ms]), *self.slow_ms)
 

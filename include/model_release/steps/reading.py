@@ -8,6 +8,7 @@ evidence, and is said.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -23,7 +24,7 @@ from model_release.steps.answers import ask
 from model_release.steps.context import Sight, Step
 from model_release.steps.route import try_timeout_s
 from model_release.traffic.envoy_counts import total
-from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow, SlowBound
 
 log = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str,
     return replace(look, canary=canary, stable=stable, slow_ms=slow_ms), kept, troubles
 
 
-def _missed(looks: StageLooks, until_t: float, slow_ms: Sequence[float]) -> int:
+def _missed(looks: StageLooks, until_t: float, slow_ms: Sequence[SlowBound]) -> int:
     """Return how many bad requests of the canary the router had counted by then, since its log told of any."""
     heard_t, missed = looks.users_heard_t, 0
     for each in looks.looks:
@@ -109,9 +110,10 @@ def _missed(looks: StageLooks, until_t: float, slow_ms: Sequence[float]) -> int:
     return missed
 
 
-def _slow(buckets: Mapping[str, int], slow_ms: Sequence[float]) -> int:
-    """Return how many requests were slow for their users, as far as buckets can tell."""
-    beyond = [count for bound, count in buckets.items() if slow_ms and float(bound) >= min(slow_ms)]
+def _slow(buckets: Mapping[str, int], slow_ms: Sequence[SlowBound]) -> int:
+    """Return how many of the canary's requests were slow for their users, as far as buckets can tell."""
+    least_ms = min((bound.canary_ms for bound in slow_ms), default=math.inf)
+    beyond = [count for bound, count in buckets.items() if float(bound) >= least_ms]
     return int(max(beyond) - min(beyond)) if beyond else 0
 
 

@@ -33,11 +33,10 @@ def fix_what_is_slow(step: Step, stage: int) -> None:
     buckets: Mapping[str, int] = {}
     for look in [*learned(step), *_looks_until(step, stage)]:
         buckets = latency.pooled(buckets, look.stable.latency_buckets)
-    usual_ms = latency.bounds_from(buckets)
-    if usual_ms:
-        deciding = [gate for gate in gates if not gate.dry_run] or gates
-        given_ms = [bound_ms for gate in deciding for bound_ms in gate.bounds_ms or ()]
-        slow = latency.slow_for_users(usual_ms, min(gate.slower_than for gate in deciding), given_ms)
+    deciding = [gate for gate in gates if not gate.dry_run] or gates
+    given_ms = [bound_ms for gate in deciding for bound_ms in gate.bounds_ms or ()]
+    slow = latency.slow_for_users(buckets, min(gate.slower_than for gate in deciding), given_ms)
+    if slow is not None:
         step.update_running(slow_ms=slow.bounds_ms, often_ms=slow.often_ms)
 
 

@@ -19,7 +19,7 @@ SHARE_HEADER = "x-model-share"
 SLOW_HEADER, OFTEN_HEADER = "x-model-slow", "x-model-often-slow"
 """From the route on to the replicas: beyond which time a request gets a line, or one of a sample, as CEL's `0.054s`."""
 
-OFTEN_SAMPLED_PERCENT = 10
+OFTEN_SAMPLED_PERCENT = 25
 
 NOT_FOUND, SERVER_ERROR = 404, 500
 _OURS = (SHARE_HEADER, SLOW_HEADER, OFTEN_HEADER)
@@ -93,11 +93,12 @@ def takes_no_shares() -> Json:
 def share_of(route: Route, fleet: str) -> list[Json]:
     """Return what the route adds to a request of an arm's share; a user without the header's value is nobody."""
     canary = str(route.canary)
-    share = f"{route.arm(fleet)} {route.model} {route.versions[canary]} {route.weights[canary]}"
+    arm = route.arm(fleet)
+    share = f"{arm} {route.model} {route.versions[canary]} {route.weights[canary]}"
     said = {SHARE_HEADER: f"{share} %REQ({route.sticky_header})%"}
-    for name, bound_ms in ((SLOW_HEADER, route.slow_ms), (OFTEN_HEADER, route.often_ms)):
-        if bound_ms is not None:
-            said[name] = f"{bound_ms / 1000:.6f}s"
+    for name, bound in ((SLOW_HEADER, route.slow_ms), (OFTEN_HEADER, route.often_ms)):
+        if bound is not None:
+            said[name] = f"{bound.of(arm) / 1000:.6f}s"
     return [
         {"header": {"key": name, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
         for name, value in said.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -38,6 +38,17 @@ def no_pins(model: str) -> str:
     )
 
 
+class SlowBound(NamedTuple):
+    """Beyond which time (ms) a request is slow for its user: the canary's may be longer by what is allowed."""
+
+    canary_ms: float
+    stable_ms: float
+
+    def of(self, arm: str | None) -> float:
+        """Return the bound (ms) of an arm."""
+        return self.canary_ms if arm == "canary" else self.stable_ms
+
+
 @dataclass(frozen=True)
 class Route:
     """
@@ -64,8 +75,8 @@ class Route:
     sticky_header: str | None = None
     try_timeout_s: float | None = None
     mirrored: Mapping[str, int] = field(default_factory=dict)
-    slow_ms: float | None = None
-    often_ms: float | None = None
+    slow_ms: SlowBound | None = None
+    often_ms: SlowBound | None = None
 
     def __post_init__(self) -> None:
         problem = _problem(self)
@@ -111,9 +122,13 @@ class Route:
             sticky_header=values.get("sticky_header"),
             try_timeout_s=values.get("try_timeout_s"),
             mirrored={fleet: int(percent) for fleet, percent in values.get("mirrored", {}).items()},
-            slow_ms=values.get("slow_ms"),
-            often_ms=values.get("often_ms"),
+            slow_ms=_bound_of(values.get("slow_ms")),
+            often_ms=_bound_of(values.get("often_ms")),
         )
+
+
+def _bound_of(pair: Sequence[float] | None) -> SlowBound | None:
+    return None if pair is None else SlowBound(*pair)
 
 
 def _problem(route: Route) -> str | None:
@@ -178,12 +193,12 @@ class ByArm(NamedTuple):
 
 class Slow(NamedTuple):
     """
-    Which requests are slow for their users: beyond each bound (ms), from a time on (Unix time, s): warm ones.
+    Which requests are slow for their users: beyond each bound, from a time on (Unix time, s): warm ones.
 
     What stable answered in the canary's place after `tried_for_s` was waited for too: the canary hung.
     """
 
-    bounds_ms: tuple[float, ...] = ()
+    bounds_ms: tuple[SlowBound, ...] = ()
     from_s: float = 0.0
     tried_for_s: float = math.inf
 

@@ -25,6 +25,8 @@ _BEFORE_MODEL, _FIELDS = 8, 12
 _NOTHING = b"-"
 _SPAN_S = 2
 _MOST_KEPT = 16
+#: Envoy's timers count from the beginning of a turn of its loop: a try of 2 s was seen to end after 1.998 s.
+_WHOLE_TRY = 0.95
 
 Upto = Mapping[str, Sequence[int]]
 
@@ -81,8 +83,8 @@ class _Known:
             if one.percent == self._percent and one.began_s < self._slow.from_s:
                 continue
             waited_ms = one.waited_ms_of(self._slow.tried_for_s)
-            for bound_ms, times in zip(self._slow.bounds_ms, self.waited, strict=True):
-                if waited_ms > bound_ms:
+            for bound, times in zip(self._slow.bounds_ms, self.waited, strict=True):
+                if waited_ms > bound.of(one.arm):
                     times.add(one)
 
     def count_anew(self) -> None:
@@ -176,7 +178,7 @@ class _Affected(NamedTuple):
 
         What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
         """
-        instead = self.arm == "canary" and self.failed and self.waited_ms < tried_for_s * 1000
+        instead = self.arm == "canary" and self.failed and self.waited_ms < tried_for_s * 1000 * _WHOLE_TRY
         return 0.0 if instead else self.waited_ms
 
     @classmethod
