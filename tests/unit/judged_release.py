@@ -5,10 +5,22 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 
 from model_release.gates.judge import Judge
 from model_release.gates.looks import Look
 from model_release.spec import Canary
+
+LOOK_S = 2.5
+LOOKS_A_MINUTE = 24
+
+
+def come_to(levels: Sequence[int], users: np.ndarray[Any, Any], at: np.ndarray[Any, Any]) -> tuple[int, ...]:
+    """How many of some users are at each level."""
+    found = np.bincount(at[users], minlength=max(levels) + 1)
+    return tuple(int(found[level]) for level in levels)
 
 
 def back_at(looks: Sequence[Look], asked: Canary, bounds_ms: Sequence[float] | None = None) -> int | None:

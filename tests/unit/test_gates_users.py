@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from model_release.errors import LookUnusable
@@ -18,11 +22,11 @@ from model_release.gates.slow import SlowGate
 from model_release.gates.stream import judged
 from model_release.gates.users import UserEvidence
 from model_release.spec import Canary, LatencyGate
-from model_release.traffic.router import USER_LEVELS, SlowBound
-from tests.unit.judged_release import back_at
+from model_release.traffic.router import MINUTE_LEVELS, USER_LEVELS, SlowBound
+from tests.unit.judged_release import LOOK_S, LOOKS_A_MINUTE, back_at, come_to
 
 ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
-LOOKS_A_STAGE, LOOK_S = 40, 2.5
+LOOKS_A_STAGE = 40
 
 
 def canary(**values: object) -> Canary:
@@ -38,17 +42,22 @@ class Played:
     rng: np.random.Generator
     rates: np.ndarray[Any, Any]
     """How often a user asks in a look, on average."""
+    pinned: int = 0
+    """So many of the users, the first, are the canary's."""
 
     def looks(self, fails: Any, stages: tuple[int, ...] = (10, 50), looks: int = LOOKS_A_STAGE) -> Iterator[Look]:
         """A look is a span of the clock; a user comes to a level as `failed_users` of a router counts it."""
         place = self.rng.random(len(self.rates))
+        place[: self.pinned] = 0
         before = np.zeros(len(place), int)
         for number, stage in enumerate(stages):
             times, own = np.zeros(len(place), int), place < stage / 100
+            minute = np.zeros_like(times)
             for k in range(number * looks, (number + 1) * looks):
                 asks = self.rng.poisson(self.rates)
                 bad = np.where(own, fails("canary", k), fails("stable", k)) & (asks > 0)
                 times += bad
+                minute = bad + (minute if k % LOOKS_A_MINUTE else 0)
                 told = bad & ~(own & (times <= before))
                 yield Look(
                     LOOK_S * (k + 1),
@@ -57,10 +66,16 @@ class Played:
                         Arm(
                             int(asks[arm].sum()),
                             int(asks[arm & bad].sum()),
-                            failed_users=tuple(int((told & arm & (times == level)).sum()) for level in USER_LEVELS),
+                            failed_users=come_to(USER_LEVELS, told & arm, times),
                         )
                         for arm in (own, ~own)
                     ),
+                    failed_by_minute={
+                        k // LOOKS_A_MINUTE: (
+                            come_to(MINUTE_LEVELS, bad & own, minute),
+                            come_to(MINUTE_LEVELS, bad & ~own, minute),
+                        )
+                    },
                 )
             before = np.where(own, np.maximum(before, times), before)
 
@@ -107,6 +122,22 @@ def test_an_incident_of_stable_alone_is_not_held_against_the_canary_afterwards()
             return rng.random(5000) < (0.5 if arm == "stable" and 5 <= k < 17 else 0.002)
 
         assert back_at(list(Played(rng, np.full(5000, 0.2 * LOOK_S)).looks(fails)), canary()) is None
+
+
+@pytest.mark.parametrize("better", [0.25, 0.5, 1.0])
+def test_where_one_busy_user_blinds_requests_a_canary_that_fails_fewer_stays(better: float) -> None:
+    """He is the canary's and always fails; others of its users fail later than stable's, which have failed by then."""
+    rng, runs, back, rates = np.random.default_rng(31), 20, 0, np.full(300, LOOK_S)
+    rates[0] = 20 * LOOK_S
+    for run in range(runs):
+
+        def fails(arm: str, _: int) -> Any:
+            return (np.arange(300) == 0) | (rng.random(300) < (0.05 * better if arm == "canary" else 0.05))
+
+        played = list(Played(rng, rates, pinned=1).looks(fails, (10,), 160))
+        back += back_at(played, canary(alpha_rollback=0.05)) is not None
+        assert run or back_at(by_request(played), canary()) is not None
+    assert back <= stats.binom.ppf(0.99, runs, 0.05)
 
 
 def test_a_crash_of_the_canary_leaves_busy_and_doomed_users_their_alpha() -> None:
@@ -276,6 +307,52 @@ def test_users_who_asked_are_taken_where_they_are_known() -> None:
     told = Look(1, 10, Arm(100, users=50, failed_users=(2,)), Arm(900, users=50, failed_users=(2,)))
     weighed = Look(1, 50, Arm(100, failed_users=(2,)), Arm(900, failed_users=(2,)))
     assert held_against(told) == held_against(weighed)
+
+
+came = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 40), st.integers(7, 10)), min_size=1, max_size=9)
+
+
+def evidence_of(looks: list[tuple[int, int, int]], minutes: bool) -> UserEvidence:
+    """Of looks with so many users of the canary and of stable who failed for the first time, in a minute."""
+    evidence = UserEvidence("failed", 1.0)
+    for own, other, minute in looks:
+        arms = ((own,), (other,))
+        evidence.take((10, 90), *(((), ()) if minutes else arms), {minute: arms} if minutes else {})
+    return evidence
+
+
+@given(came, st.randoms(use_true_random=False))
+def test_evidence_is_of_how_many_came_and_not_of_when(looks: list[tuple[int, int, int]], random: Any) -> None:
+    """Else users of a better canary, who come when those of stable have all come, are taken for harmed ones."""
+    shuffled = random.sample(looks, len(looks))
+    found, other = (evidence_of(each, minutes=False).log_evidence for each in (looks, shuffled))
+    assert found == pytest.approx(other)
+    fewer = [(max(0, own - 1), stable, minute) for own, stable, minute in looks]
+    assert evidence_of(fewer, minutes=False).log_evidence <= found + 1e-9
+
+
+@given(came)
+def test_evidence_goes_on_in_another_process_and_stage(looks: list[tuple[int, int, int]]) -> None:
+    looks = sorted(looks, key=lambda each: each[2])
+    whole = evidence_of(looks, minutes=True)
+    gate = {"by_user": [json.loads(json.dumps(whole.carried()))], "log_evidence": whole.log_evidence}
+    [after] = UserEvidence.begin(["failed"], 1.0, math.inf, gate)
+    assert after.log_evidence == pytest.approx(whole.log_evidence)
+    assert after.given_away == pytest.approx(0)
+    [lesser] = UserEvidence.begin(["failed"], 1.0, math.inf, {**gate, "log_evidence": whole.log_evidence - 1})
+    assert lesser.log_evidence == pytest.approx(whole.log_evidence - 1)
+
+
+def test_minutes_share_what_is_bet_on_them_and_one_that_is_over_counts_no_more() -> None:
+    evidence = UserEvidence("failed", 1.0)
+    for minute in range(1, 200):
+        evidence.take((10, 90), (), (), {minute: ((1,), (9,))})
+    assert 0.5 <= math.exp(evidence.log_evidence) <= 1
+    found = evidence.log_evidence
+    evidence.take((10, 90), (), (), {100: ((9,), (0,))})
+    assert evidence.log_evidence == found
+    evidence.take((10, 90), (), (), {199: ((9,), (0,)), 198: ((9,), (0,))})
+    assert evidence.log_evidence > found
 
 
 @pytest.mark.parametrize("stage", [0, 100])

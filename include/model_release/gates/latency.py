@@ -96,13 +96,13 @@ def slow_for_users(
         return None
     several, known_ms = len(usual_ms) > 1, sorted(_finite(buckets))
     tail_ms = usual_ms[1:] if several else usual_ms
-    bounds_ms = sorted({*tail_ms, *(bound_ms for bound_ms in given_ms if bound_ms > tail_ms[0])})
-    bounds = [_allowed_for_users(bound_ms, slower_than, known_ms) for bound_ms in bounds_ms]
+    rare_ms = [*tail_ms, *(bound_ms for bound_ms in given_ms if bound_ms > tail_ms[0])]
+    bounds = sorted({_allowed_for_users(bound_ms, slower_than, known_ms) for bound_ms in rare_ms})
     return SlowForUsers(_allowed_for_users(usual_ms[0], slower_than, known_ms) if several else None, bounds)
 
 
 def _allowed_for_users(bound_ms: float, slower_than: float, known_ms: Sequence[float]) -> SlowBound:
-    """Return the bounds of both arms that allow no less than requests are allowed, also where those allow odds."""
+    """Return the bounds of both arms that allow what requests' do; where those allow odds at one bound, the factor."""
     allowed = comparison(bound_ms, slower_than, known_ms)
     return SlowBound(max(allowed.canary_ms, allowed.stable_ms * slower_than), allowed.stable_ms)
 

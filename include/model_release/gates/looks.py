@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model_release.errors import LookUnusable
-from model_release.traffic.router import ArmCounters, SlowBound
+from model_release.traffic.router import ArmCounters, Levels, SlowBound
 
 INFINITE = "+Inf"
 WHOLE = 100
+Minutes = Mapping[int, tuple[Levels, Levels]]
 _NOTHING = {"requests": 0, "errors": 0, "latency_buckets": {}}
 
 
@@ -116,7 +117,8 @@ class Look:
     `note` says why a look is empty when it is not for want of traffic. Stable's counts by replica, where they are
     known, tell how its bad requests clump. `control` is the old fleet while it answers mirrored requests alone, at
     100 %. `strata` are the arms router by router, where there are several. `slow_ms` are the bounds that the
-    arms' `slow_users` are told by.
+    arms' `slow_users` are told by. `failed_by_minute` are those who failed for the first time in a minute of Unix time,
+    the second and so on (`MINUTE_LEVELS`), canary's and stable's; `slow_by_minute` who waited too long, by bound.
     """
 
     t: float
@@ -129,6 +131,8 @@ class Look:
     paired: Mapping[str, Paired] = field(default_factory=dict)
     strata: tuple[Stratum, ...] = ()
     slow_ms: tuple[SlowBound, ...] = ()
+    failed_by_minute: Minutes = field(default_factory=dict)
+    slow_by_minute: tuple[Minutes, ...] = ()
 
     @property
     def compared(self) -> tuple[Stratum, ...]:
@@ -157,8 +161,26 @@ class Look:
             raise LookUnusable(f"paired is a {type(paired).__name__}")
         pairs = {str(name): Paired.from_dict(own) for name, own in paired.items()}
         slow_ms = _bounds_of(values.get("slow_ms") or (), canary, stable)
-        note = str(values.get("note", ""))
-        return cls(t, stage, canary, stable, note, by_replica, control, pairs, strata, slow_ms)
+        note, failed = str(values.get("note", "")), _minutes_of(values.get("failed_by_minute") or {})
+        slow = tuple(map(_minutes_of, _listed(values, "slow_by_minute")))
+        if slow and len(slow) != len(slow_ms):
+            raise LookUnusable(f"{len(slow)} bounds in slow_by_minute, slow_ms is {values.get('slow_ms')!r}")
+        return cls(t, stage, canary, stable, note, by_replica, control, pairs, strata, slow_ms, failed, slow)
+
+
+def _whole_counts(counts: Any) -> tuple[int, ...]:
+    return tuple(map(int, counts))
+
+
+def _minutes_of(minutes: Any) -> Minutes:
+    """Return who was affected by minute, of canary and stable. Raises LookUnusable."""
+    try:
+        found = {int(minute): (_whole_counts(own), _whole_counts(other)) for minute, (own, other) in minutes.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise LookUnusable(f"{type(error).__name__}: {error} in {minutes!r}") from None
+    if any(count < 0 for arms in found.values() for levels in arms for count in levels):
+        raise LookUnusable(f"{minutes!r} affected users by minute")
+    return found
 
 
 def _bounds_of(slow_ms: Any, *arms: Arm) -> tuple[SlowBound, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from model_release.gates import latency
 from model_release.gates.by_user import ByUser, Told
 from model_release.gates.comparison import Comparison
-from model_release.gates.looks import Look
+from model_release.gates.looks import Look, Minutes
 from model_release.gates.users import at_risk
 from model_release.spec import LatencyGate
 from model_release.traffic.router import SlowBound
@@ -47,13 +47,17 @@ class SlowGate(ByUser):
         self._unjudged: list[Look] = []
 
     def take(self, look: Look, *, warm: bool) -> None:
-        """Add one look; before the bounds are known it only helps to find them, and how slow requests clump."""
+        """
+        Add one look; before the bounds are known it only helps to find them, and how slow requests clump.
+
+        Users are told of from the end of the warm-up on, which may be in this look; a better canary's come later.
+        """
+        self._take_users(look, SAME_ODDS)
         if warm and not self.comparisons:
             self._fix_bounds(latency.known_bounds(look.canary))
         if not warm or not self.comparisons:
             self.observe(look)
             return
-        self._take_users(look, SAME_ODDS)
         for comparison, allowed in zip(self._slower, self._allowed, strict=True):
             replicas = [latency.slower(replica, allowed.stable_ms) for replica in look.stable_by_replica]
             canary = partial(latency.slower, bound_ms=allowed.canary_ms)
@@ -106,9 +110,10 @@ class SlowGate(ByUser):
         shares = at_risk(look.stage)
         if own is None or other is None or self._one_armed or shares is None:
             return []
+        minutes: Sequence[Minutes] = look.slow_by_minute or [{}] * len(look.slow_ms)
         return [
-            Told(f"waited longer than {_words(bound)}", shares, canary, stable)
-            for bound, canary, stable in zip(look.slow_ms, own, other, strict=True)
+            Told(f"waited longer than {_words(bound)}", shares, canary, stable, by_minute)
+            for bound, canary, stable, by_minute in zip(look.slow_ms, own, other, minutes, strict=True)
         ]
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:

@@ -91,14 +91,25 @@ def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str,
         told = f"users: the canary is judged by request: the router counted {missed} bad ones of it, and {why}"
         return look, {}, [told]
     slow_ms = step.running.user_bounds_ms
-    waited = [tuple(by_arm[place] for by_arm in found.slow) if slow_ms else None for place in (0, 1)]
     canary, stable = (
-        replace(arm, failed_users=failed, slow_users=slow)
-        for arm, failed, slow in zip((look.canary, look.stable), found.failed, waited, strict=True)
+        replace(
+            getattr(look, arm),
+            failed_users=getattr(found.failed, arm),
+            slow_users=tuple(getattr(by_arm, arm) for by_arm in found.slow) if slow_ms else None,
+        )
+        for arm in ("canary", "stable")
+    )
+    look = replace(
+        look,
+        canary=canary,
+        stable=stable,
+        slow_ms=slow_ms,
+        failed_by_minute=found.failed.minutes,
+        slow_by_minute=tuple(by_arm.minutes for by_arm in found.slow) if slow_ms else (),
     )
     kept = {"users": dict(found.upto), "users_heard_t": look.t if found.told else looks.users_heard_t}
     troubles = [] if found.failed.canary else [f"users: source_down: {why}"]
-    return replace(look, canary=canary, stable=stable, slow_ms=slow_ms), kept, troubles
+    return look, kept, troubles
 
 
 def _missed(looks: StageLooks, until_t: float, slow_ms: Sequence[SlowBound]) -> int:

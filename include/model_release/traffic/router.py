@@ -177,18 +177,25 @@ class ArmCounters:
 
 
 USER_LEVELS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024)
-"""
-At which time that a user is affected he is told of: in so many spans of two seconds.
+"""At which time that a user is affected in a stage he is told of: in so many spans of two seconds."""
 
-So near to each other that also late in a long stage he soon comes to the next.
-"""
+MINUTE_LEVELS = USER_LEVELS[:9]
+"""The same of a minute of the clock, in which each user begins anew; it has thirty spans."""
+
+Levels = Sequence[int]
+"""How many users came to each level."""
 
 
 class ByArm(NamedTuple):
-    """How many users of each arm's share came to each of USER_LEVELS."""
+    """
+    How many users of each arm's share came to each of USER_LEVELS.
 
-    canary: tuple[int, ...] = ()
-    stable: tuple[int, ...] = ()
+    `minutes` are of Unix time: how many came to each of MINUTE_LEVELS then, of the canary's and of stable's.
+    """
+
+    canary: Levels = ()
+    stable: Levels = ()
+    minutes: Mapping[int, tuple[Levels, Levels]] = {}
 
 
 class Slow(NamedTuple):
@@ -211,9 +218,9 @@ class AffectedUsers:
     """
     Whom the arms failed since an earlier reading, and who waited longer than each bound that was asked for.
 
-    Times are counted in a stage; a user of the canary comes to a level once in a release. A request that does not say
-    whose it is counts as a user of its own. `upto` is where the next reading goes on from, as JSON values; `told` is of
-    how many bad requests this one knew that the one before did not.
+    Times are counted in a stage, where a user of the canary comes to a level once in a release, and in each minute. A
+    request that does not say whose it is counts as a user of its own. `upto` is where the next reading goes on from, as
+    JSON values; `told` is of how many bad requests this one knew that the one before did not.
     """
 
     failed: ByArm

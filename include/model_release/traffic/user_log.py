@@ -8,7 +8,7 @@ a canary's does.
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,16 +17,18 @@ from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_clusters import GRPC_ERRORS, GRPC_NOT_FOUND
 from model_release.traffic.envoy_users import NOT_FOUND, SERVER_ERROR
 from model_release.traffic.rotated_log import Part, parted
-from model_release.traffic.router import ARMS, NOTHING_SLOW, USER_LEVELS, AffectedUsers, ByArm, Slow
+from model_release.traffic.router import ARMS, MINUTE_LEVELS, NOTHING_SLOW, USER_LEVELS, AffectedUsers, ByArm, Slow
 
 log = logging.getLogger(__name__)
 
 _BEFORE_MODEL, _FIELDS = 8, 12
 _NOTHING = b"-"
-_SPAN_S = 2
+_SPAN_S, _MINUTE_S = 2, 60
 _MOST_KEPT = 16
 #: Envoy's timers count from the beginning of a turn of its loop: a try of 2 s was seen to end after 1.998 s.
-_WHOLE_TRY = 0.95
+_EARLY_MS, _EARLY_SHARE = 5.0, 0.05
+#: Envoys' lines come one log after another, so some are of minutes before the newest.
+_MINUTES_KEPT = 3
 
 Upto = Mapping[str, Sequence[int]]
 
@@ -117,38 +119,55 @@ class _Times:
     def __init__(self, percent: int) -> None:
         self._percent = percent
         self._spans: defaultdict[tuple[str, int], dict[bytes, set[int]]] = defaultdict(dict)
+        self._in_minute: defaultdict[int, Counter[tuple[str, bytes]]] = defaultdict(Counter)
         self.count_anew()
 
     def count_anew(self) -> None:
         """Count from here on who comes to a level."""
-        self._counts = {arm: dict.fromkeys(USER_LEVELS, 0) for arm in ARMS}
+        self._counts = _by_arm(USER_LEVELS)
+        self._minutes: dict[int, dict[str, dict[int, int]]] = {}
 
     @property
     def counted(self) -> ByArm:
         """Users by arm and level."""
-        return ByArm(tuple(self._counts["canary"].values()), tuple(self._counts["stable"].values()))
+        minutes = {minute: _levels_of(counts) for minute, counts in sorted(self._minutes.items())}
+        return ByArm(*_levels_of(self._counts), minutes)
 
     def add(self, one: _Affected) -> None:
-        """Add a request, and count its user at the level that he comes to by it."""
-        level = self._level_of(one)
-        if level is not None:
-            self._counts[one.arm][level] += 1
-
-    def _level_of(self, one: _Affected) -> int | None:
-        """Return the level that a user comes to at the weight now, if it is to be told."""
-        is_now = one.percent == self._percent
+        """Add a request, and count its user at the levels that he comes to by it."""
+        is_now, span = one.percent == self._percent, one.began_s // _SPAN_S
         if not one.user.strip():
-            return 1 if is_now else None
+            if is_now:
+                self._count(one, 1, 1)
+            return
         if one.arm == "stable" and not is_now:
-            return None
+            return
         # Lines come in the order of the requests' ends, and one Envoy's after another's.
-        spans, span = self._spans[one.arm, one.percent].setdefault(one.user, set()), one.began_s // _SPAN_S
+        spans = self._spans[one.arm, one.percent].setdefault(one.user, set())
         if span in spans:
-            return None
+            return
         spans.add(span)
-        count = len(spans)
-        told = one.arm == "canary" and count <= self._most_before(one.user)
-        return count if is_now and count in USER_LEVELS and not told else None
+        if is_now:
+            told = one.arm == "canary" and len(spans) <= self._most_before(one.user)
+            self._count(one, 0 if told else len(spans), self._times_in_minute(one))
+
+    def _times_in_minute(self, one: _Affected) -> int:
+        """Return in how many spans of its minute a user was affected by now; none of a minute that is long over."""
+        minute = one.began_s // _MINUTE_S
+        newest = max(self._in_minute, default=minute)
+        if minute <= newest - _MINUTES_KEPT:
+            return 0
+        self._in_minute[minute][one.arm, one.user] += 1
+        for old in [each for each in self._in_minute if each <= minute - _MINUTES_KEPT]:
+            del self._in_minute[old]
+        return self._in_minute[minute][one.arm, one.user]
+
+    def _count(self, one: _Affected, level: int, level_in_minute: int) -> None:
+        if level in self._counts[one.arm]:
+            self._counts[one.arm][level] += 1
+        if level_in_minute in MINUTE_LEVELS:
+            minute = self._minutes.setdefault(one.began_s // _MINUTE_S, _by_arm(MINUTE_LEVELS))
+            minute[one.arm][level_in_minute] += 1
 
     def _most_before(self, user: bytes) -> int:
         """Return in how many spans the canary affected a user at any other weight of the release."""
@@ -156,6 +175,14 @@ class _Times:
             spans for (arm, percent), spans in self._spans.items() if arm == "canary" and percent != self._percent
         ]
         return max((len(spans[user]) for spans in before if user in spans), default=0)
+
+
+def _by_arm(levels: Sequence[int]) -> dict[str, dict[int, int]]:
+    return {arm: dict.fromkeys(levels, 0) for arm in ARMS}
+
+
+def _levels_of(counts: Mapping[str, Mapping[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return tuple(counts["canary"].values()), tuple(counts["stable"].values())
 
 
 class _Affected(NamedTuple):
@@ -178,7 +205,9 @@ class _Affected(NamedTuple):
 
         What stable failed is in the router's latencies too, and what of the canary's was answered for it is not.
         """
-        instead = self.arm == "canary" and self.failed and self.waited_ms < tried_for_s * 1000 * _WHOLE_TRY
+        tried_ms = tried_for_s * 1000
+        whole_try_ms = min(tried_ms - _EARLY_MS, tried_ms * (1 - _EARLY_SHARE))
+        instead = self.arm == "canary" and self.failed and self.waited_ms < whole_try_ms
         return 0.0 if instead else self.waited_ms
 
     @classmethod
