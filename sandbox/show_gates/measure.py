@@ -11,6 +11,7 @@ import numpy as np
 from model_release.gates.judge import Judge
 from model_release.gates.looks import Arm, Look
 from model_release.spec import Canary, ErrorRateGate, LatencyGate
+from model_release.traffic.router import WINDOWS_MIN, Window
 from sandbox.show_gates import latency, rivals
 from sandbox.show_gates.rivals import Seconds
 from sandbox.show_gates.traffic import LOOK_S, LOOKS, LOOKS_A_MINUTE, Cell, Counts, Scenario, Traffic
@@ -109,10 +110,18 @@ def _looks(traffic: Traffic, run: int, stage: int) -> Iterator[Look]:
     """Return a run's looks, with who failed where the router tells them."""
     counts = [each[run].tolist() for each in (traffic.n, traffic.bad, traffic.stable_n, traffic.stable_bad)]
     for k, (n, bad, other, other_bad) in enumerate(zip(*counts, strict=True)):
-        told = [[tuple(each[:, run, k].tolist()) for each in arm] for arm in traffic.failed_users or ()]
-        (own, own_lately), (stable, stable_lately) = told or ((None, ()), (None, ()))
-        arms = Arm(n, bad, failed_users=own), Arm(other, other_bad, failed_users=stable)
-        yield Look(LOOK_S * (k + 1), stage, *arms, failed_by_minute={k // LOOKS_A_MINUTE: (own_lately, stable_lately)})
+        own, stable = ([tuple(each[:, run, k].tolist()) for each in arm] for arm in traffic.failed_users or ([], []))
+        lately = (
+            Window(minutes, k // (minutes * LOOKS_A_MINUTE), *both)
+            for minutes, *both in zip(WINDOWS_MIN, own[1:], stable[1:], strict=False)
+        )
+        yield Look(
+            LOOK_S * (k + 1),
+            stage,
+            Arm(n, bad, failed_users=own[0] if own else None),
+            Arm(other, other_bad, failed_users=stable[0] if stable else None),
+            failed_by_window=tuple(lately),
+        )
 
 
 def _before(traffic: Traffic, run: int) -> list[Look]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_release.spec import Canary
-from model_release.traffic.router import MINUTE_LEVELS, USER_LEVELS
+from model_release.traffic.router import USER_LEVELS, WINDOWS_MIN, levels_within
 
 Counts = npt.NDArray[np.int64]
 LOOK_S = Canary().look_interval_s
@@ -51,8 +51,8 @@ class Traffic:
     stable_bad: Counts
     before_n: Counts
     before_bad: Counts
-    failed_users: tuple[tuple[Counts, Counts], tuple[Counts, Counts]] | None = None
-    """Where users keep to their arm: who come to USER_LEVELS and MINUTE_LEVELS, each (levels, runs, looks), by arm."""
+    failed_users: tuple[list[Counts], list[Counts]] | None = None
+    """Where users keep to their arm, by arm: who come to a level in all and in windows, each (levels, runs, looks)."""
 
     def coarse(self) -> Traffic:
         """Return the same traffic in the looks of the other rules."""
@@ -141,17 +141,25 @@ def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell, own: float = N
     for n, weight, share in ((given.n, cell.weight, own), (given.stable_n, 1 - cell.weight, NORMAL)):
         everybody = cell.rps * USER_ASKS_EVERY_S * weight
         bad, failed = np.zeros_like(n), np.zeros((len(USER_LEVELS), *n.shape), n.dtype)
-        lately = np.zeros((len(MINUTE_LEVELS), *n.shape), n.dtype)
+        lately = [np.zeros((len(levels_within(each)), *n.shape), n.dtype) for each in WINDOWS_MIN]
         for run, doomed in enumerate(rng.poisson(everybody * share, len(n))):
             asks = rng.poisson(LOOK_S / USER_ASKS_EVERY_S, (doomed, LOOKS))
             bad[run] = asks.sum(0)
             affected = asks > 0
             failed[:, run] = _come_to(USER_LEVELS, affected, affected.cumsum(1))
-            by_minute = affected.reshape(doomed, LOOKS // LOOKS_A_MINUTE, LOOKS_A_MINUTE).cumsum(2)
-            lately[:, run] = _come_to(MINUTE_LEVELS, affected, by_minute.reshape(affected.shape))
-        found.append((np.maximum(n, bad), bad, (failed, lately)))
+            for counts, minutes in zip(lately, WINDOWS_MIN, strict=True):
+                counts[:, run] = _come_to(levels_within(minutes), affected, _within(affected, minutes))
+        found.append((np.maximum(n, bad), bad, [failed, *lately]))
     (n, bad, told), (stable_n, stable_bad, stable_told) = found
     return Traffic(n, bad, stable_n, stable_bad, given.before_n, given.before_bad, (told, stable_told))
+
+
+def _within(affected: npt.NDArray[np.bool_], minutes: int) -> Counts:
+    """Return how often each user was affected in the window by then, (users, looks)."""
+    times, looks = affected.cumsum(1), np.arange(LOOKS)
+    begun = looks // (minutes * LOOKS_A_MINUTE) * minutes * LOOKS_A_MINUTE
+    within: Counts = times - (times - affected)[:, begun]
+    return within
 
 
 def _come_to(levels: tuple[int, ...], affected: npt.NDArray[np.bool_], times: Counts) -> Counts:

@@ -22,8 +22,8 @@ from model_release.gates.slow import SlowGate
 from model_release.gates.stream import judged
 from model_release.gates.users import UserEvidence
 from model_release.spec import Canary, LatencyGate
-from model_release.traffic.router import MINUTE_LEVELS, USER_LEVELS, SlowBound
-from tests.unit.judged_release import LOOK_S, LOOKS_A_MINUTE, back_at, come_to
+from model_release.traffic.router import USER_LEVELS, SlowBound, Window
+from tests.unit.judged_release import LOOK_S, Lately, back_at, come_to
 
 ERRORS = {"name": "errors", "kind": "error_rate", "margin": 0.05}
 LOOKS_A_STAGE = 40
@@ -52,12 +52,11 @@ class Played:
         before = np.zeros(len(place), int)
         for number, stage in enumerate(stages):
             times, own = np.zeros(len(place), int), place < stage / 100
-            minute = np.zeros_like(times)
+            lately = Lately(own)
             for k in range(number * looks, (number + 1) * looks):
                 asks = self.rng.poisson(self.rates)
                 bad = np.where(own, fails("canary", k), fails("stable", k)) & (asks > 0)
                 times += bad
-                minute = bad + (minute if k % LOOKS_A_MINUTE else 0)
                 told = bad & ~(own & (times <= before))
                 yield Look(
                     LOOK_S * (k + 1),
@@ -70,12 +69,7 @@ class Played:
                         )
                         for arm in (own, ~own)
                     ),
-                    failed_by_minute={
-                        k // LOOKS_A_MINUTE: (
-                            come_to(MINUTE_LEVELS, bad & own, minute),
-                            come_to(MINUTE_LEVELS, bad & ~own, minute),
-                        )
-                    },
+                    failed_by_window=lately.add(k, bad),
                 )
             before = np.where(own, np.maximum(before, times), before)
 
@@ -124,15 +118,19 @@ def test_an_incident_of_stable_alone_is_not_held_against_the_canary_afterwards()
         assert back_at(list(Played(rng, np.full(5000, 0.2 * LOOK_S)).looks(fails)), canary()) is None
 
 
-@pytest.mark.parametrize("better", [0.25, 0.5, 1.0])
-def test_where_one_busy_user_blinds_requests_a_canary_that_fails_fewer_stays(better: float) -> None:
-    """He is the canary's and always fails; others of its users fail later than stable's, which have failed by then."""
-    rng, runs, back, rates = np.random.default_rng(31), 20, 0, np.full(300, LOOK_S)
-    rates[0] = 20 * LOOK_S
+@pytest.mark.parametrize("odds", [0.25, 1.5])
+@pytest.mark.parametrize(("users", "share"), [(300, 0.05), (600, 0.2)])
+def test_where_one_busy_user_blinds_requests_a_canary_that_fails_no_more_than_allowed_stays(
+    users: int, share: float, odds: float
+) -> None:
+    """He is the canary's and always fails; others of its users fail later than stable's, or so much sooner."""
+    rng, runs, back, rates = np.random.default_rng(31), 16, 0, np.full(users, LOOK_S)
+    rates[0] = users / 10 * LOOK_S
+    allowed = share * odds / (1 - share + share * odds)
     for run in range(runs):
 
         def fails(arm: str, _: int) -> Any:
-            return (np.arange(300) == 0) | (rng.random(300) < (0.05 * better if arm == "canary" else 0.05))
+            return (np.arange(users) == 0) | (rng.random(users) < (allowed if arm == "canary" else share))
 
         played = list(Played(rng, rates, pinned=1).looks(fails, (10,), 160))
         back += back_at(played, canary(alpha_rollback=0.05)) is not None
@@ -197,6 +195,19 @@ def test_a_canary_that_always_fails_every_seventh_user_goes_back() -> None:
         harmed = rng.random(400) < 0.15
         played = Played(rng, np.full(400, 1.0)).looks(lambda arm, _, harmed=harmed: harmed & (arm == "canary"))
         assert back_at(list(played), canary()) is not None
+
+
+@pytest.mark.parametrize("begins", [0, 240])
+def test_four_times_the_errors_of_few_users_go_back_within_a_quarter_of_an_hour(begins: int) -> None:
+    """Users tell it later than requests: three hundred of them, half a percent of whose requests fail."""
+    rng, found = np.random.default_rng(0), []
+    for _ in range(3):
+
+        def fails(arm: str, k: int) -> Any:
+            return rng.random(300) < (0.02 if arm == "canary" and k >= begins else 0.005)
+
+        found.append(back_at(list(Played(rng, np.full(300, LOOK_S)).looks(fails, (10,), begins + 360)), canary()))
+    assert sum(each is not None for each in found) >= len(found) - 1
 
 
 def test_one_look_in_which_all_users_fail_may_be_one_crash() -> None:
@@ -312,12 +323,12 @@ def test_users_who_asked_are_taken_where_they_are_known() -> None:
 came = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 40), st.integers(7, 10)), min_size=1, max_size=9)
 
 
-def evidence_of(looks: list[tuple[int, int, int]], minutes: bool) -> UserEvidence:
-    """Of looks with so many users of the canary and of stable who failed for the first time, in a minute."""
+def evidence_of(looks: list[tuple[int, int, int]], windows: bool) -> UserEvidence:
+    """Of looks with so many users of the canary and of stable who failed for the first time, in a window."""
     evidence = UserEvidence("failed", 1.0)
-    for own, other, minute in looks:
+    for own, other, number in looks:
         arms = ((own,), (other,))
-        evidence.take((10, 90), *(((), ()) if minutes else arms), {minute: arms} if minutes else {})
+        evidence.take((10, 90), *(((), ()) if windows else arms), [Window(1, number, *arms)] if windows else [])
     return evidence
 
 
@@ -325,16 +336,16 @@ def evidence_of(looks: list[tuple[int, int, int]], minutes: bool) -> UserEvidenc
 def test_evidence_is_of_how_many_came_and_not_of_when(looks: list[tuple[int, int, int]], random: Any) -> None:
     """Else users of a better canary, who come when those of stable have all come, are taken for harmed ones."""
     shuffled = random.sample(looks, len(looks))
-    found, other = (evidence_of(each, minutes=False).log_evidence for each in (looks, shuffled))
+    found, other = (evidence_of(each, windows=False).log_evidence for each in (looks, shuffled))
     assert found == pytest.approx(other)
-    fewer = [(max(0, own - 1), stable, minute) for own, stable, minute in looks]
-    assert evidence_of(fewer, minutes=False).log_evidence <= found + 1e-9
+    fewer = [(max(0, own - 1), stable, number) for own, stable, number in looks]
+    assert evidence_of(fewer, windows=False).log_evidence <= found + 1e-9
 
 
 @given(came)
 def test_evidence_goes_on_in_another_process_and_stage(looks: list[tuple[int, int, int]]) -> None:
     looks = sorted(looks, key=lambda each: each[2])
-    whole = evidence_of(looks, minutes=True)
+    whole = evidence_of(looks, windows=True)
     gate = {"by_user": [json.loads(json.dumps(whole.carried()))], "log_evidence": whole.log_evidence}
     [after] = UserEvidence.begin(["failed"], 1.0, math.inf, gate)
     assert after.log_evidence == pytest.approx(whole.log_evidence)
@@ -343,16 +354,20 @@ def test_evidence_goes_on_in_another_process_and_stage(looks: list[tuple[int, in
     assert lesser.log_evidence == pytest.approx(whole.log_evidence - 1)
 
 
-def test_minutes_share_what_is_bet_on_them_and_one_that_is_over_counts_no_more() -> None:
-    evidence = UserEvidence("failed", 1.0)
-    for minute in range(1, 200):
-        evidence.take((10, 90), (), (), {minute: ((1,), (9,))})
+def test_windows_share_what_is_bet_on_them_and_one_that_is_over_counts_no_more() -> None:
+    evidence = evidence_of([(1, 9, number) for number in range(1, 200)], windows=True)
     assert 0.5 <= math.exp(evidence.log_evidence) <= 1
     found = evidence.log_evidence
-    evidence.take((10, 90), (), (), {100: ((9,), (0,))})
+    evidence.take((10, 90), (), (), [Window(1, 100, (9,), (0,))])
     assert evidence.log_evidence == found
-    evidence.take((10, 90), (), (), {199: ((9,), (0,)), 198: ((9,), (0,))})
+    evidence.take((10, 90), (), (), [Window(1, 199, (9,), (0,)), Window(1, 198, (9,), (0,))])
     assert evidence.log_evidence > found
+
+
+def test_windows_and_levels_that_this_version_does_not_know_say_nothing() -> None:
+    evidence = UserEvidence("failed", 1.0)
+    evidence.take((10, 90), (0,) * 30 + (9,), (0,) * 31, [Window(7, 1, (9,), (0,)), Window(1, 1, (0,) * 20 + (9,), ())])
+    assert evidence.log_evidence == pytest.approx(0)
 
 
 @pytest.mark.parametrize("stage", [0, 100])

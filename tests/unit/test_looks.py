@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from model_release.errors import LookUnusable
 from model_release.gates.looks import Arm, Look, difference
-from model_release.traffic.router import ArmCounters, SlowBound
+from model_release.traffic.router import ArmCounters, SlowBound, Window
 
 BEFORE = {
     "blue": ArmCounters(100, 1, {"2": 60, "4": 90, "+Inf": 100}, "envoy@1"),
@@ -75,7 +75,8 @@ def test_counters_survive_the_ledgers_json() -> None:
 counts = st.lists(st.integers(0, 50), min_size=3, max_size=3).map(sorted)
 arms = counts.map(lambda n: Arm(n[2], n[0], {"2": n[0], "5.5": n[1], "+Inf": n[2]}))
 
-minutes = st.dictionaries(st.integers(0, 2**31), st.tuples(counts.map(tuple), counts.map(tuple)), max_size=2)
+tuples = counts.map(tuple)
+windows = st.lists(st.builds(Window, st.integers(1, 16), st.integers(0), tuples, tuples), max_size=2).map(tuple)
 
 
 @settings(max_examples=40)
@@ -89,8 +90,8 @@ minutes = st.dictionaries(st.integers(0, 2**31), st.tuples(counts.map(tuple), co
         st.text(max_size=5),
         st.lists(arms).map(tuple),
         slow_ms=st.just((SlowBound(8.0, 6.0),)),
-        failed_by_minute=minutes,
-        slow_by_minute=minutes.map(lambda each: (each,)),
+        failed_by_window=windows,
+        slow_by_window=windows.map(lambda each: (each,)),
     )
 )
 def test_a_look_survives_its_json_line(look: Look) -> None:
@@ -130,11 +131,11 @@ def test_a_line_may_say_more_than_is_asked_for() -> None:
         {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "slow_users": 1}, "slow_ms": [[8, 8]]},
         {"slow_ms": "soon"},
         {"slow_ms": [8]},
-        {"failed_by_minute": {"soon": [[1], [1]]}},
-        {"failed_by_minute": {"1": [[1]]}},
-        {"failed_by_minute": {"1": [[-1], [1]]}},
-        {"failed_by_minute": [1]},
-        {"slow_by_minute": [{}]},
+        {"failed_by_window": [[1, "soon", [1], [1]]]},
+        {"failed_by_window": [[1, 7, [1]]]},
+        {"failed_by_window": [[1, 7, [-1], [1]]]},
+        {"failed_by_window": [1]},
+        {"slow_by_window": [[]]},
         {"slow_ms": [[8, 8, 8]]},
         {"canary": {"requests": 1, "errors": 0, "latency_buckets": {}, "users": 1}},
         {"canary": {"requests": 10, "errors": 11, "latency_buckets": {}}},

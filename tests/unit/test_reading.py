@@ -15,7 +15,7 @@ from model_release.ledger.looks import StageLooks
 from model_release.spec import DisagreementGate
 from model_release.steps.answers import _same, asked_so_far
 from model_release.steps.reading import _by_user, replicas_of, summed
-from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow, SlowBound
+from model_release.traffic.router import AffectedUsers, ArmCounters, ByArm, Slow, SlowBound, Window
 
 HOW: dict[str, Any] = {"stable": "blue", "canary": "green", "t": 5.0, "stage": 10}
 
@@ -94,8 +94,8 @@ def test_answers_are_the_same_by_class_or_value_by_value_and_nan_is_like_nothing
 
 # --- whose requests failed ------------------------------------------------------------------------
 
-BY_MINUTE = {7: ((2,), (1,))}
-TOLD = AffectedUsers(ByArm((3, 1), (1, 0), BY_MINUTE), (ByArm((4, 2), (5, 0), BY_MINUTE),), {"log": [1, 9]}, told=5)
+BY_WINDOW = (Window(1, 7, (2,), (1,)),)
+TOLD = AffectedUsers(ByArm((3, 1), (1, 0), BY_WINDOW), (ByArm((4, 2), (5, 0), BY_WINDOW),), {"log": [1, 9]}, told=5)
 SILENT = AffectedUsers(ByArm((0, 0), (0, 0)), (), {"log": [1, 9]}, told=0)
 
 
@@ -141,7 +141,7 @@ def test_the_router_is_asked_whose_requests_failed_at_this_version_and_weight_si
     warm_s = datetime(2026, 1, 1, 0, 0, 30, tzinfo=UTC).timestamp()
     assert step.asked == [("digits", 7, 50, {"log": [1, 1]}, Slow((), warm_s, 3.0))]
     assert (look.canary, look.stable) == (Arm(10, 4, failed_users=(3, 1)), Arm(20, 2, failed_users=(1, 0)))
-    assert look.failed_by_minute == BY_MINUTE
+    assert look.failed_by_window == BY_WINDOW
     assert (kept, why) == ({"users": {"log": [1, 9]}, "users_heard_t": 1.0}, [])
 
 
@@ -159,10 +159,10 @@ def test_users_are_no_unit_where_the_weights_do_not_share_them(step: Any, stage:
 def test_slow_users_are_told_where_the_release_knows_what_is_slow() -> None:
     look, _, _ = _by_user(sticky(slow_ms=54.0), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
     assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == (((54.0, 27.0),), ((4, 2),), ((5, 0),))
-    assert look.slow_by_minute == (BY_MINUTE,)
+    assert look.slow_by_window == (BY_WINDOW,)
     look, _, _ = _by_user(sticky(), stage_of(), Look(1.0, 10, Arm(10), Arm(20)))
     assert (look.slow_ms, look.canary.slow_users, look.stable.slow_users) == ((), None, None)
-    assert look.slow_by_minute == ()
+    assert look.slow_by_window == ()
 
 
 @pytest.mark.parametrize(("slow_ms", "waits"), [(None, True), (8.0, True), (6.0, False), (5.0, False)])

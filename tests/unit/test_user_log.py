@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from model_release.errors import RouterUnavailable
 from model_release.traffic import user_log
-from model_release.traffic.router import MINUTE_LEVELS, USER_LEVELS, AffectedUsers, ByArm, Slow, SlowBound
+from model_release.traffic.router import USER_LEVELS, AffectedUsers, ByArm, Slow, SlowBound, levels_within
 from model_release.traffic.user_log import affected_users
 
 
@@ -45,9 +45,10 @@ def levels(told: Sequence[int], of: Sequence[int] = USER_LEVELS) -> dict[int, in
     return {level: count for level, count in zip(of, told, strict=True) if count}
 
 
-def minutes(told: ByArm) -> dict[int, list[dict[int, int]]]:
-    """The same by minute, of the canary and of stable."""
-    return {minute: [levels(arm, MINUTE_LEVELS) for arm in arms] for minute, arms in told.minutes.items()}
+def lately(told: ByArm, minutes: int = 1) -> dict[int, list[dict[int, int]]]:
+    """The same by window of so many minutes, of the canary and of stable."""
+    found, of = [each for each in told.windows if each.minutes == minutes], levels_within(minutes)
+    return {each.number: [levels(arm, of) for arm in (each.canary, each.stable)] for each in found}
 
 
 def counts(found: AffectedUsers) -> tuple[int, int]:
@@ -166,26 +167,27 @@ def test_a_user_comes_to_a_level_by_spans_of_two_seconds_and_not_by_requests(pat
     assert levels(read(path, found).failed.canary) == {6: 1, 8: 1}
 
 
-def test_in_each_minute_users_of_both_arms_begin_anew(path: Path) -> None:
+def test_in_each_window_users_of_both_arms_begin_anew(path: Path) -> None:
     began = read(path)
     for arm in ("canary", "stable"):
         write(path, *(line("ann", arm, t=second) for second in range(1010, 1030)))  # ten seconds of either minute
-    assert minutes(read(path, began).failed) == {16: [{1: 1, 2: 1, 3: 1, 4: 1}] * 2, 17: [{1: 1, 2: 1, 3: 1, 4: 1}] * 2}
+    assert lately(read(path, began).failed) == {16: [{1: 1, 2: 1, 3: 1, 4: 1}] * 2, 17: [{1: 1, 2: 1, 3: 1, 4: 1}] * 2}
     first = read(path, began)
+    assert lately(first.failed, 4) == {4: [{1: 1, 2: 1, 3: 1, 4: 1, 6: 1, 8: 1}] * 2}
     write(path, line("ann", t=1021), line("ann", t=1030), line("bob", "stable", t=1031), line("", t=1031))
-    assert minutes(read(path, first).failed) == {17: [{1: 1, 6: 1}, {1: 1}]}
+    assert lately(read(path, first).failed) == {17: [{1: 1, 6: 1}, {1: 1}]}
 
 
-def test_of_a_minute_that_is_long_over_nobody_is_told_and_those_of_another_weight_are_not_told(path: Path) -> None:
+def test_of_a_window_that_is_long_over_nobody_is_told_and_those_of_another_weight_are_not_told(path: Path) -> None:
     began = read(path)
     write(path, line("ann", t=1200), line("bob", t=1019), line("cid", t=1080), line("dan", t=1200, percent=50))
     found = read(path, began)
-    assert minutes(found.failed) == {18: [{1: 1}, {}], 20: [{1: 1}, {}]}
+    assert lately(found.failed) == {18: [{1: 1}, {}], 20: [{1: 1}, {}]}
     assert levels(found.failed.canary) == {1: 3}
     again = read(path, found, percent=50)
     write(path, line("ann", t=1201, percent=50))
     again = read(path, again, percent=50)
-    assert (levels(again.failed.canary), minutes(again.failed)) == ({}, {20: [{1: 1}, {}]})
+    assert (levels(again.failed.canary), lately(again.failed)) == ({}, {20: [{1: 1}, {}]})
 
 
 def test_lines_that_are_not_in_order_come_to_each_level_once(tmp_path: Path) -> None:

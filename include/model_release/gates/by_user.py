@@ -9,23 +9,23 @@ from typing import Any, NamedTuple
 from model_release.gates import sequential
 from model_release.gates.comparison import Comparison
 from model_release.gates.gate import Gate
-from model_release.gates.looks import Look, Minutes
+from model_release.gates.looks import Look
 from model_release.gates.users import UserEvidence
-from model_release.traffic.router import Levels
+from model_release.traffic.router import Levels, Window
 
 
 class Told(NamedTuple):
     """
     What a look tells of affected users: who was at risk, and whom it `befell`, on the canary and on stable.
 
-    `minutes` are of both arms, in minutes of the clock, in each of which times are counted anew.
+    `windows` are of both arms, in each of which times are counted anew.
     """
 
     befell: str
     at_risk: tuple[float, float]
     canary: Levels
     stable: Levels
-    minutes: Minutes = {}
+    windows: Sequence[Window] = ()
 
 
 class ByUser(Gate):
@@ -53,7 +53,7 @@ class ByUser(Gate):
             most = self._most(len(told))
             self._users = UserEvidence.begin([each.befell for each in told], odds_ratio, most, self._carried)
         for evidence, each in zip(self._users, told, strict=False):
-            evidence.take(each.at_risk, each.canary, each.stable, each.minutes)
+            evidence.take(each.at_risk, each.canary, each.stable, each.windows)
 
     def _bet_requests_anew(self, log_evidence: float) -> None:
         """Have requests go on from what the gate came to, which beside users may be less than what they did."""

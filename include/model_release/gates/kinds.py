@@ -93,7 +93,7 @@ class ErrorGate(ByUser, ShareGate):
         if canary.users is not None and stable.users is not None:
             return [Told("failed", (canary.users, stable.users), own, other)]
         shares = at_risk(look.stage)
-        return [Told("failed", shares, own, other, look.failed_by_minute)] if shares else []
+        return [Told("failed", shares, own, other, look.failed_by_window)] if shares else []
 
 
 class OwnCounters(ShareGate):

@@ -9,11 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from model_release.errors import LookUnusable
-from model_release.traffic.router import ArmCounters, Levels, SlowBound
+from model_release.traffic.router import ArmCounters, SlowBound, Window
 
 INFINITE = "+Inf"
 WHOLE = 100
-Minutes = Mapping[int, tuple[Levels, Levels]]
 _NOTHING = {"requests": 0, "errors": 0, "latency_buckets": {}}
 
 
@@ -117,8 +116,8 @@ class Look:
     `note` says why a look is empty when it is not for want of traffic. Stable's counts by replica, where they are
     known, tell how its bad requests clump. `control` is the old fleet while it answers mirrored requests alone, at
     100 %. `strata` are the arms router by router, where there are several. `slow_ms` are the bounds that the
-    arms' `slow_users` are told by. `failed_by_minute` are those who failed for the first time in a minute of Unix time,
-    the second and so on (`MINUTE_LEVELS`), canary's and stable's; `slow_by_minute` who waited too long, by bound.
+    arms' `slow_users` are told by. `failed_by_window` are those who failed in windows of Unix time, in each of which
+    all begin anew; `slow_by_window` those who waited too long, by bound.
     """
 
     t: float
@@ -131,8 +130,8 @@ class Look:
     paired: Mapping[str, Paired] = field(default_factory=dict)
     strata: tuple[Stratum, ...] = ()
     slow_ms: tuple[SlowBound, ...] = ()
-    failed_by_minute: Minutes = field(default_factory=dict)
-    slow_by_minute: tuple[Minutes, ...] = ()
+    failed_by_window: tuple[Window, ...] = ()
+    slow_by_window: tuple[tuple[Window, ...], ...] = ()
 
     @property
     def compared(self) -> tuple[Stratum, ...]:
@@ -161,25 +160,24 @@ class Look:
             raise LookUnusable(f"paired is a {type(paired).__name__}")
         pairs = {str(name): Paired.from_dict(own) for name, own in paired.items()}
         slow_ms = _bounds_of(values.get("slow_ms") or (), canary, stable)
-        note, failed = str(values.get("note", "")), _minutes_of(values.get("failed_by_minute") or {})
-        slow = tuple(map(_minutes_of, _listed(values, "slow_by_minute")))
+        note, failed = str(values.get("note", "")), _windows_of(_listed(values, "failed_by_window"))
+        slow = tuple(map(_windows_of, _listed(values, "slow_by_window")))
         if slow and len(slow) != len(slow_ms):
-            raise LookUnusable(f"{len(slow)} bounds in slow_by_minute, slow_ms is {values.get('slow_ms')!r}")
+            raise LookUnusable(f"{len(slow)} bounds in slow_by_window, slow_ms is {values.get('slow_ms')!r}")
         return cls(t, stage, canary, stable, note, by_replica, control, pairs, strata, slow_ms, failed, slow)
 
 
-def _whole_counts(counts: Any) -> tuple[int, ...]:
-    return tuple(map(int, counts))
-
-
-def _minutes_of(minutes: Any) -> Minutes:
-    """Return who was affected by minute, of canary and stable. Raises LookUnusable."""
+def _windows_of(windows: Any) -> tuple[Window, ...]:
+    """Return who was affected by window. Raises LookUnusable."""
     try:
-        found = {int(minute): (_whole_counts(own), _whole_counts(other)) for minute, (own, other) in minutes.items()}
-    except (AttributeError, TypeError, ValueError) as error:
-        raise LookUnusable(f"{type(error).__name__}: {error} in {minutes!r}") from None
-    if any(count < 0 for arms in found.values() for levels in arms for count in levels):
-        raise LookUnusable(f"{minutes!r} affected users by minute")
+        found = tuple(
+            Window(int(minutes), int(number), tuple(map(int, own)), tuple(map(int, other)))
+            for minutes, number, own, other in windows
+        )
+    except (TypeError, ValueError) as error:
+        raise LookUnusable(f"{type(error).__name__}: {error} in {windows!r}") from None
+    if any(count < 0 for window in found for count in (*window.canary, *window.stable)):
+        raise LookUnusable(f"{windows!r} affected users by window")
     return found
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from model_release.gates import latency
 from model_release.gates.by_user import ByUser, Told
 from model_release.gates.comparison import Comparison
-from model_release.gates.looks import Look, Minutes
+from model_release.gates.looks import Look
 from model_release.gates.users import at_risk
 from model_release.spec import LatencyGate
-from model_release.traffic.router import SlowBound
+from model_release.traffic.router import SlowBound, Window
 
 P99_SHARE = 0.01
 """The share of requests that may be slower than an objective for the p99."""
@@ -110,10 +110,10 @@ class SlowGate(ByUser):
         shares = at_risk(look.stage)
         if own is None or other is None or self._one_armed or shares is None:
             return []
-        minutes: Sequence[Minutes] = look.slow_by_minute or [{}] * len(look.slow_ms)
+        windows: Sequence[Sequence[Window]] = look.slow_by_window or [()] * len(look.slow_ms)
         return [
-            Told(f"waited longer than {_words(bound)}", shares, canary, stable, by_minute)
-            for bound, canary, stable, by_minute in zip(look.slow_ms, own, other, minutes, strict=True)
+            Told(f"waited longer than {_words(bound)}", shares, canary, stable, lately)
+            for bound, canary, stable, lately in zip(look.slow_ms, own, other, windows, strict=True)
         ]
 
     def report(self, alpha_rollback: float, alpha_advance: float) -> dict[str, Any]:

@@ -9,17 +9,20 @@ the third, and so on: each such level is an e-process of its own, and their mean
 not requests, so that one crash reaches the first level alone, which one look may lift by so much only, as that of
 requests.
 
-Bets are laid once and never moved, so that the evidence is of how many came to a level by now, however they came. Users
+Bets are laid once and never moved, so that the evidence is of how many came to a level by now, and not of when. Users
 of a canary that is better than stable come later, when stable's have come already: whoever bets on those alone takes
-lateness for harm. What turns bad late is found by counting all users anew, of both arms, in each minute of the clock:
-each minute is one more e-process, and the mean of all of them with that of the whole stages is the evidence. They are
-not multiplied, since the users for whom it always fails are the same in each.
+lateness for harm. What turns bad late, when all were affected before, is found by counting users of both arms anew in
+windows of the clock of some lengths. Each window is one more e-process, and the evidence is a mean of all of them
+with that of the whole stages: they are not multiplied, since the users for whom it always fails are the same in each.
+
+Where `odds_ratio` times stable's odds are allowed of each request, up to so many times the users come to the first
+level by a time, and to the level k by a power of it: how often a user is affected lies sqrt(k) about k, so what is
+allowed shifts it by a multiple of that. _GROWS was found by simulation, which a test repeats.
 
 A level counts once a release for each user of the canary, and once a stage for one of stable: with another weight some
 users meet the canary for the first time, while those of stable's have been affected before. That is the safe side.
 
-A gate takes the lesser of this evidence and that of requests, which see what users do not: an incident of stable's own,
-which leaves it fewer users who can still be affected.
+A gate takes the lesser of this evidence and that of requests, which say how much harm there is.
 """
 
 from __future__ import annotations
@@ -30,12 +33,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from model_release.gates import sequential
-from model_release.gates.looks import WHOLE, Minutes
+from model_release.gates.looks import WHOLE
 from model_release.gates.wealth import PRIOR
-from model_release.traffic.router import MINUTE_LEVELS, USER_LEVELS, Levels
+from model_release.traffic.router import USER_LEVELS, WINDOWS_MIN, Levels, Window, levels_within
 
 _OF_STAGES = _OF_FIRST_LEVEL = 0.5
-_MINUTES_OPEN = 2
+_OPEN = 2
+_GROWS, _MOST_ODDS = 1.5, 1e9
 
 
 def are_shared(stage: int) -> bool:
@@ -51,18 +55,19 @@ def at_risk(stage: int) -> tuple[int, int] | None:
 class Came:
     """What it is worth who came to some levels: the log of the likelihood ratio, by level and effect."""
 
-    def __init__(self, levels: int) -> None:
-        self._ratios = [sequential.START] * levels
-        rest = (1 - _OF_FIRST_LEVEL) / (levels - 1)
-        self._weights = (_OF_FIRST_LEVEL, *[rest] * (levels - 1))
+    def __init__(self, levels: Sequence[int]) -> None:
+        self._levels, rest = levels, (1 - _OF_FIRST_LEVEL) / (len(levels) - 1)
+        self._ratios = [sequential.START] * len(levels)
+        self._weights = (_OF_FIRST_LEVEL, *[rest] * (len(levels) - 1))
 
     def take(self, at_risk: tuple[float, float], own: Levels, other: Levels, odds_ratio: float, most: float) -> None:
         """Add one look; what it is worth to the first level beyond `most` (log) is given away, as an e-process may."""
-        for place, (affected, of_stable) in enumerate(zip(own, other, strict=False)):
+        for place, (level, affected, of_stable) in enumerate(zip(self._levels, own, other, strict=False)):
             if not affected and not of_stable:
                 continue
             before, arms = self._ratios[place], ((at_risk[0], affected), (at_risk[1], of_stable))
-            after = sequential.two_arms(before, *arms, odds_ratio)
+            power = 1 + _GROWS * (math.sqrt(level) - 1)
+            after = sequential.two_arms(before, *arms, min(odds_ratio**power, _MOST_ODDS))
             beyond = 0.0 if place else max(0.0, _mean(after) - _mean(before) - most)
             self._ratios[place] = tuple(ratio - beyond for ratio in after)
 
@@ -76,15 +81,67 @@ class Came:
         return [list(ratios) for ratios in self._ratios]
 
     @classmethod
-    def from_list(cls, values: Sequence[Sequence[float]]) -> Came:
+    def from_list(cls, levels: Sequence[int], values: Sequence[Sequence[float]]) -> Came:
         """Read what `to_list` wrote."""
-        came = cls(len(values))
+        came = cls(levels)
         came._ratios = [tuple(map(float, ratios)) for ratios in values]
         return came
 
 
 def _mean(ratios: sequential.State) -> float:
     return sequential.log_mean(ratios, PRIOR)
+
+
+class Windows:
+    """The same of windows of one length: a stake on each, which shrinks from one to the next."""
+
+    def __init__(self, minutes: int, over: float = -math.inf, ended: int = 0) -> None:
+        self._levels = levels_within(minutes)
+        self._open: dict[int, Came] = {}
+        self._over, self._ended = over, ended
+
+    def take(self, at_risk: tuple[float, float], window: Window, odds_ratio: float, most: float) -> None:
+        """Add one look; who is told of when his window is over comes too late."""
+        if window.number not in self._open:
+            if self._open and window.number < max(self._open):
+                return
+            self._open[window.number] = Came(self._levels)
+            while len(self._open) > _OPEN:
+                ended = min(self._open)
+                self._over = _log_sum([self._over, self._worth[ended]])
+                self._ended += 1
+                del self._open[ended]
+        self._open[window.number].take(at_risk, window.canary, window.stable, odds_ratio, most)
+
+    @property
+    def _worth(self) -> dict[int, float]:
+        """The log of what each open window's stake is worth by now; all stakes, with those to come, sum to one."""
+        return {
+            number: came.log_evidence - math.log(nth * (nth + 1))
+            for nth, (number, came) in enumerate(self._open.items(), self._ended + 1)
+        }
+
+    @property
+    def log_evidence(self) -> float:
+        """The log of the e-value."""
+        to_come = 1 / (self._ended + len(self._open) + 1)
+        return _log_sum([self._over, *self._worth.values(), math.log(to_come)])
+
+    def to_list(self) -> list[Any]:
+        """Return JSON values, with all windows ended."""
+        over = _log_sum([self._over, *self._worth.values()])
+        return [None if over == -math.inf else over, self._ended + len(self._open)]
+
+    @classmethod
+    def from_list(cls, minutes: int, values: Sequence[Any]) -> Windows:
+        """Read what `to_list` wrote."""
+        over, ended = values
+        return cls(minutes, -math.inf if over is None else float(over), int(ended))
+
+
+def _log_sum(logs: Sequence[float]) -> float:
+    highest = max(logs)
+    return highest + math.log(math.fsum(math.exp(each - highest) for each in logs)) if highest > -math.inf else highest
 
 
 @dataclass
@@ -99,17 +156,13 @@ class UserEvidence:
     befell: str
     odds_ratio: float
     most: float = math.inf
-    stages: Came = field(default_factory=lambda: Came(len(USER_LEVELS)))
-    minutes: dict[int, Came] = field(default_factory=dict)
-    begun: int = 0
-    """How many minutes of the release so far."""
-    over: float = -math.inf
-    """The log of what those are worth that are over."""
+    stages: Came = field(default_factory=lambda: Came(USER_LEVELS))
+    windows: dict[int, Windows] = field(default_factory=lambda: {each: Windows(each) for each in WINDOWS_MIN})
     given_away: float = 0.0
     canary: int = 0
     stable: int = 0
 
-    def take(self, at_risk: tuple[float, float], own: Levels, other: Levels, minutes: Minutes | None = None) -> None:
+    def take(self, at_risk: tuple[float, float], own: Levels, other: Levels, windows: Sequence[Window] = ()) -> None:
         """
         Add one look: who was affected on the canary and on stable, of so many (or of such shares of them) `at_risk`.
 
@@ -117,40 +170,22 @@ class UserEvidence:
         as uneven as the users are busy.
         """
         self.stages.take(at_risk, own, other, self.odds_ratio, self.most)
-        for minute, (own_then, other_then) in sorted((minutes or {}).items()):
-            if minute not in self.minutes:
-                if self.minutes and minute < max(self.minutes):
-                    continue  # it is over
-                self.minutes[minute] = Came(len(MINUTE_LEVELS))
-                self._end_first_minutes()
-            self.minutes[minute].take(at_risk, own_then, other_then, self.odds_ratio, self.most)
+        for window in sorted(windows):
+            if window.minutes in self.windows:
+                self.windows[window.minutes].take(at_risk, window, self.odds_ratio, self.most)
         self.canary, self.stable = self.canary + sum(own[:1]), self.stable + sum(other[:1])
-
-    def _end_first_minutes(self) -> None:
-        while len(self.minutes) > _MINUTES_OPEN:
-            ended = min(self.minutes)
-            self.over = _log_sum([self.over, self._worth_of_minutes()[ended]])
-            self.begun += 1
-            del self.minutes[ended]
-
-    def _worth_of_minutes(self) -> dict[int, float]:
-        """Return the log of what each open minute is worth: its stake, which shrinks from one to the next, by then."""
-        shares = {minute: _stake(number) for number, minute in enumerate(self.minutes, self.begun + 1)}
-        return {minute: math.log(shares[minute]) + came.log_evidence for minute, came in self.minutes.items()}
 
     @property
     def log_evidence(self) -> float:
         """The log of the e-value against the canary."""
-        to_come = (1 - _OF_STAGES) / (self.begun + len(self.minutes) + 1)
-        of_stages = math.log(_OF_STAGES) + self.stages.log_evidence
-        parts = [of_stages, self.over, *self._worth_of_minutes().values(), math.log(to_come)]
-        return _log_sum(parts) - self.given_away
+        logs = [self.stages.log_evidence, *(each.log_evidence for each in self.windows.values())]
+        lately = (1 - _OF_STAGES) / len(self.windows)
+        return sequential.log_mean(logs, [_OF_STAGES, *[lately] * len(self.windows)]) - self.given_away
 
     def carried(self) -> dict[str, Any]:
         """Return what later stages need, as JSON values."""
-        over = _log_sum([self.over, *self._worth_of_minutes().values()])
-        begun = self.begun + len(self.minutes)
-        return {"stages": self.stages.to_list(), "over": None if over == -math.inf else over, "begun": begun}
+        windows = {str(minutes): each.to_list() for minutes, each in self.windows.items()}
+        return {"stages": self.stages.to_list(), "windows": windows}
 
     def sentence(self) -> str:
         """Say both numbers."""
@@ -165,18 +200,10 @@ class UserEvidence:
         if not gate:
             return begun
         for evidence, before in zip(begun, gate.get("by_user", []), strict=False):
-            evidence.stages, evidence.begun = Came.from_list(before["stages"]), int(before["begun"])
-            evidence.over = -math.inf if before["over"] is None else float(before["over"])
+            evidence.stages = Came.from_list(USER_LEVELS, before["stages"])
+            evidence.windows = {
+                minutes: Windows.from_list(minutes, before["windows"][str(minutes)]) for minutes in WINDOWS_MIN
+            }
         for evidence in begun:
             evidence.given_away = evidence.log_evidence - float(gate["log_evidence"])
         return begun
-
-
-def _stake(number: int) -> float:
-    """Return the share of all bets that is laid on a minute, by its number; with what is to come they sum to one."""
-    return (1 - _OF_STAGES) / (number * (number + 1))
-
-
-def _log_sum(logs: Sequence[float]) -> float:
-    highest = max(logs)
-    return highest + math.log(math.fsum(math.exp(each - highest) for each in logs)) if highest > -math.inf else highest

@@ -104,8 +104,8 @@ def _by_user(step: Step, looks: StageLooks, look: Look) -> tuple[Look, dict[str,
         canary=canary,
         stable=stable,
         slow_ms=slow_ms,
-        failed_by_minute=found.failed.minutes,
-        slow_by_minute=tuple(by_arm.minutes for by_arm in found.slow) if slow_ms else (),
+        failed_by_window=found.failed.windows,
+        slow_by_window=tuple(by_arm.windows for by_arm in found.slow) if slow_ms else (),
     )
     kept = {"users": dict(found.upto), "users_heard_t": look.t if found.told else looks.users_heard_t}
     troubles = [] if found.failed.canary else [f"users: source_down: {why}"]

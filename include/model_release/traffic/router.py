@@ -179,23 +179,34 @@ class ArmCounters:
 USER_LEVELS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024)
 """At which time that a user is affected in a stage he is told of: in so many spans of two seconds."""
 
-MINUTE_LEVELS = USER_LEVELS[:9]
-"""The same of a minute of the clock, in which each user begins anew; it has thirty spans."""
+WINDOWS_MIN = (1, 4, 16)
+"""How long windows of the clock are, in each of which all users begin anew; windows of a length follow each other."""
+
+
+def levels_within(minutes: int) -> tuple[int, ...]:
+    """Return the levels that a user can come to in a window."""
+    return tuple(level for level in USER_LEVELS if level <= minutes * 30)
+
 
 Levels = Sequence[int]
 """How many users came to each level."""
 
 
-class ByArm(NamedTuple):
-    """
-    How many users of each arm's share came to each of USER_LEVELS.
+class Window(NamedTuple):
+    """How many users of each arm's share came to each of its levels in the window of Unix time with a number."""
 
-    `minutes` are of Unix time: how many came to each of MINUTE_LEVELS then, of the canary's and of stable's.
-    """
+    minutes: int
+    number: int
+    canary: Levels
+    stable: Levels
+
+
+class ByArm(NamedTuple):
+    """How many users of each arm's share came to each of USER_LEVELS in the stage, and how many in windows of it."""
 
     canary: Levels = ()
     stable: Levels = ()
-    minutes: Mapping[int, tuple[Levels, Levels]] = {}
+    windows: tuple[Window, ...] = ()
 
 
 class Slow(NamedTuple):
@@ -218,7 +229,7 @@ class AffectedUsers:
     """
     Whom the arms failed since an earlier reading, and who waited longer than each bound that was asked for.
 
-    Times are counted in a stage, where a user of the canary comes to a level once in a release, and in each minute. A
+    Times are counted in a stage, where a user of the canary comes to a level once in a release, and in windows. A
     request that does not say whose it is counts as a user of its own. `upto` is where the next reading goes on from, as
     JSON values; `told` is of how many bad requests this one knew that the one before did not.
     """

@@ -8,7 +8,6 @@ a canary's does.
 from __future__ import annotations
 
 import logging
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,18 +16,16 @@ from model_release.errors import RouterUnavailable
 from model_release.traffic.envoy_clusters import GRPC_ERRORS, GRPC_NOT_FOUND
 from model_release.traffic.envoy_users import NOT_FOUND, SERVER_ERROR
 from model_release.traffic.rotated_log import Part, parted
-from model_release.traffic.router import ARMS, MINUTE_LEVELS, NOTHING_SLOW, USER_LEVELS, AffectedUsers, ByArm, Slow
+from model_release.traffic.router import NOTHING_SLOW, AffectedUsers, Slow
+from model_release.traffic.user_times import UserTimes
 
 log = logging.getLogger(__name__)
 
 _BEFORE_MODEL, _FIELDS = 8, 12
 _NOTHING = b"-"
-_SPAN_S, _MINUTE_S = 2, 60
 _MOST_KEPT = 16
 #: Envoy's timers count from the beginning of a turn of its loop: a try of 2 s was seen to end after 1.998 s.
 _EARLY_MS, _EARLY_SHARE = 5.0, 0.05
-#: Envoys' lines come one log after another, so some are of minutes before the newest.
-_MINUTES_KEPT = 3
 
 Upto = Mapping[str, Sequence[int]]
 
@@ -71,7 +68,7 @@ class _Known:
 
     def __init__(self, version: int, percent: int, slow: Slow) -> None:
         self.asked = version, percent, slow
-        self.failed, self.waited = _Times(percent), [_Times(percent) for _ in slow.bounds_ms]
+        self.failed, self.waited = UserTimes(percent), [UserTimes(percent) for _ in slow.bounds_ms]
         self.upto: Upto = {}
         self.told = 0
         self._percent, self._slow = percent, slow
@@ -80,14 +77,15 @@ class _Known:
         """Add requests."""
         for one in lines:
             self.told += 1
+            whose = one.arm, one.percent, one.user, one.began_s
             if one.failed:
-                self.failed.add(one)
+                self.failed.add(*whose)
             if one.percent == self._percent and one.began_s < self._slow.from_s:
                 continue
             waited_ms = one.waited_ms_of(self._slow.tried_for_s)
             for bound, times in zip(self._slow.bounds_ms, self.waited, strict=True):
                 if waited_ms > bound.of(one.arm):
-                    times.add(one)
+                    times.add(*whose)
 
     def count_anew(self) -> None:
         """Count users from here on."""
@@ -111,78 +109,6 @@ def _parted(path: Path, since: Sequence[int] | None) -> Part:
         raise RouterUnavailable(str(path), why) from None
     except OSError as error:
         raise RouterUnavailable(str(path), f"its log of affected users cannot be read: {error.strerror}") from None
-
-
-class _Times:
-    """In how many spans of the clock each user was affected, at each weight; the weight now is `percent`."""
-
-    def __init__(self, percent: int) -> None:
-        self._percent = percent
-        self._spans: defaultdict[tuple[str, int], dict[bytes, set[int]]] = defaultdict(dict)
-        self._in_minute: defaultdict[int, Counter[tuple[str, bytes]]] = defaultdict(Counter)
-        self.count_anew()
-
-    def count_anew(self) -> None:
-        """Count from here on who comes to a level."""
-        self._counts = _by_arm(USER_LEVELS)
-        self._minutes: dict[int, dict[str, dict[int, int]]] = {}
-
-    @property
-    def counted(self) -> ByArm:
-        """Users by arm and level."""
-        minutes = {minute: _levels_of(counts) for minute, counts in sorted(self._minutes.items())}
-        return ByArm(*_levels_of(self._counts), minutes)
-
-    def add(self, one: _Affected) -> None:
-        """Add a request, and count its user at the levels that he comes to by it."""
-        is_now, span = one.percent == self._percent, one.began_s // _SPAN_S
-        if not one.user.strip():
-            if is_now:
-                self._count(one, 1, 1)
-            return
-        if one.arm == "stable" and not is_now:
-            return
-        # Lines come in the order of the requests' ends, and one Envoy's after another's.
-        spans = self._spans[one.arm, one.percent].setdefault(one.user, set())
-        if span in spans:
-            return
-        spans.add(span)
-        if is_now:
-            told = one.arm == "canary" and len(spans) <= self._most_before(one.user)
-            self._count(one, 0 if told else len(spans), self._times_in_minute(one))
-
-    def _times_in_minute(self, one: _Affected) -> int:
-        """Return in how many spans of its minute a user was affected by now; none of a minute that is long over."""
-        minute = one.began_s // _MINUTE_S
-        newest = max(self._in_minute, default=minute)
-        if minute <= newest - _MINUTES_KEPT:
-            return 0
-        self._in_minute[minute][one.arm, one.user] += 1
-        for old in [each for each in self._in_minute if each <= minute - _MINUTES_KEPT]:
-            del self._in_minute[old]
-        return self._in_minute[minute][one.arm, one.user]
-
-    def _count(self, one: _Affected, level: int, level_in_minute: int) -> None:
-        if level in self._counts[one.arm]:
-            self._counts[one.arm][level] += 1
-        if level_in_minute in MINUTE_LEVELS:
-            minute = self._minutes.setdefault(one.began_s // _MINUTE_S, _by_arm(MINUTE_LEVELS))
-            minute[one.arm][level_in_minute] += 1
-
-    def _most_before(self, user: bytes) -> int:
-        """Return in how many spans the canary affected a user at any other weight of the release."""
-        before = [
-            spans for (arm, percent), spans in self._spans.items() if arm == "canary" and percent != self._percent
-        ]
-        return max((len(spans[user]) for spans in before if user in spans), default=0)
-
-
-def _by_arm(levels: Sequence[int]) -> dict[str, dict[int, int]]:
-    return {arm: dict.fromkeys(levels, 0) for arm in ARMS}
-
-
-def _levels_of(counts: Mapping[str, Mapping[int, int]]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    return tuple(counts["canary"].values()), tuple(counts["stable"].values())
 
 
 class _Affected(NamedTuple):

@@ -101,7 +101,6 @@ def scenes() -> list[Scene]:
             _one_of_its_own({"delay_ms": 40, "slow_above": 2}, rate_per_s=6),
             ("advance", "none"),
             sticky=True,
-            longest_s=150,
             instances=3,
         ),
         Scene(
