@@ -11,7 +11,7 @@ import numpy as np
 from model_release.gates.judge import Judge
 from model_release.gates.looks import Arm, Look
 from model_release.spec import Canary, ErrorRateGate, LatencyGate
-from model_release.traffic.router import WINDOWS_MIN, Window
+from model_release.traffic.router import WINDOW_MINUTES, Window
 from sandbox.show_gates import latency, rivals
 from sandbox.show_gates.rivals import Seconds
 from sandbox.show_gates.traffic import LOOK_S, LOOKS, LOOKS_A_MINUTE, Cell, Counts, Scenario, Traffic
@@ -113,7 +113,7 @@ def _looks(traffic: Traffic, run: int, stage: int) -> Iterator[Look]:
         own, stable = ([tuple(each[:, run, k].tolist()) for each in arm] for arm in traffic.failed_users or ([], []))
         lately = (
             Window(minutes, k // (minutes * LOOKS_A_MINUTE), *both)
-            for minutes, *both in zip(WINDOWS_MIN, own[1:], stable[1:], strict=False)
+            for minutes, *both in zip(WINDOW_MINUTES, own[1:], stable[1:], strict=False)
         )
         yield Look(
             LOOK_S * (k + 1),

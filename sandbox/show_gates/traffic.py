@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_release.spec import Canary
-from model_release.traffic.router import USER_LEVELS, WINDOWS_MIN, levels_within
+from model_release.traffic.router import USER_LEVELS, WINDOW_MINUTES, levels_within
 
 Counts = npt.NDArray[np.int64]
 LOOK_S = Canary().look_interval_s
@@ -141,13 +141,13 @@ def _sticky(given: Traffic, rng: np.random.Generator, cell: Cell, own: float = N
     for n, weight, share in ((given.n, cell.weight, own), (given.stable_n, 1 - cell.weight, NORMAL)):
         everybody = cell.rps * USER_ASKS_EVERY_S * weight
         bad, failed = np.zeros_like(n), np.zeros((len(USER_LEVELS), *n.shape), n.dtype)
-        lately = [np.zeros((len(levels_within(each)), *n.shape), n.dtype) for each in WINDOWS_MIN]
+        lately = [np.zeros((len(levels_within(each)), *n.shape), n.dtype) for each in WINDOW_MINUTES]
         for run, doomed in enumerate(rng.poisson(everybody * share, len(n))):
             asks = rng.poisson(LOOK_S / USER_ASKS_EVERY_S, (doomed, LOOKS))
             bad[run] = asks.sum(0)
             affected = asks > 0
             failed[:, run] = _come_to(USER_LEVELS, affected, affected.cumsum(1))
-            for counts, minutes in zip(lately, WINDOWS_MIN, strict=True):
+            for counts, minutes in zip(lately, WINDOW_MINUTES, strict=True):
                 counts[:, run] = _come_to(levels_within(minutes), affected, _within(affected, minutes))
         found.append((np.maximum(n, bad), bad, [failed, *lately]))
     (n, bad, told), (stable_n, stable_bad, stable_told) = found

@@ -12,7 +12,7 @@ import numpy as np
 from model_release.gates.judge import Judge
 from model_release.gates.looks import Look
 from model_release.spec import Canary
-from model_release.traffic.router import WINDOWS_MIN, Window, levels_within
+from model_release.traffic.router import WINDOW_MINUTES, Window, levels_within
 
 LOOK_S = 2.5
 LOOKS_A_MINUTE = 24
@@ -29,12 +29,12 @@ class Lately:
 
     def __init__(self, own: np.ndarray[Any, Any]) -> None:
         self._own = own
-        self._times: dict[int, Any] = dict.fromkeys(WINDOWS_MIN, 0)
+        self._times: dict[int, Any] = dict.fromkeys(WINDOW_MINUTES, 0)
 
     def add(self, k: int, affected: np.ndarray[Any, Any]) -> tuple[Window, ...]:
         """Add a look of the release, by its number."""
         found = []
-        for minutes in WINDOWS_MIN:
+        for minutes in WINDOW_MINUTES:
             number, place = divmod(k, minutes * LOOKS_A_MINUTE)
             self._times[minutes] = times = affected + (self._times[minutes] if place else 0)
             levels = levels_within(minutes)

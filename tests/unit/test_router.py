@@ -12,7 +12,7 @@ from model_release.traffic import envoy_resources as resources
 from model_release.traffic.envoy_clusters import Json, with_clusters
 from model_release.traffic.envoy_counts import arm_of
 from model_release.traffic.memory import MemoryRouter
-from model_release.traffic.router import Route
+from model_release.traffic.router import Route, SlowBound
 from tests.contracts.router import RouterContract, route, unreleased
 
 
@@ -137,6 +137,10 @@ def test_going_back_to_weight_0_changes_no_cluster_so_that_it_waits_for_no_envoy
 def test_a_route_of_before_there_were_sticky_users_and_mirrors_is_read() -> None:
     old = {name: value for name, value in route("m").to_dict().items() if name not in ADDED}
     assert Route.from_dict(old) == route("m")
+
+
+def test_a_route_of_before_arms_had_bounds_of_their_own_is_read() -> None:
+    assert Route.from_dict({**route("m").to_dict(), "slow_ms": 54.0}) == route("m", slow_ms=SlowBound(54.0, 54.0))
 
 
 ADDED = ("sticky_header", "try_timeout_s", "mirrored", "slow_ms", "often_ms")

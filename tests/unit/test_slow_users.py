@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from pydantic import ValidationError
 
 from model_release.errors import RouteNotConfirmed, RouterUnavailable
 from model_release.gates.looks import Arm, Look
@@ -126,6 +127,26 @@ def test_a_look_that_knows_enough_of_stable_has_the_router_tell_of_slow_users_on
     assert wanted.slow_ms == SEVEN
     assert Judged(LATENCY, in_ten=USUAL, green=0).looked_at(monkeypatch) == []  # withdrawn
     assert Judged(LATENCY, in_ten=USUAL, header=None).looked_at(monkeypatch) == []
+
+
+def test_a_ledger_of_before_arms_had_bounds_of_their_own_is_read_and_a_broken_one_is_not() -> None:
+    running = {
+        "run_id": "r",
+        "clear_number": 1,
+        "version": 1,
+        "kind": "build",
+        "spec_digest": "d",
+        "checkpoint": "",
+        "fleet": "green",
+        "first_release": False,
+        "stages": [10],
+        "started_at": "2026-01-01T00:00:00Z",
+    }
+    found = Running.model_validate({**running, "slow_ms": [54.0, [9, 8]], "often_ms": 27})
+    assert found.user_bounds_ms == (SlowBound(27, 27), SlowBound(54, 54), SlowBound(9, 8))
+    assert Running.model_validate_json(found.model_dump_json()) == found
+    with pytest.raises(ValidationError):
+        Running.model_validate({**running, "slow_ms": [None]})
 
 
 @pytest.mark.parametrize("fails", ["read", "apply"])

@@ -5,7 +5,7 @@ often as he asks, and all of it on one arm.
 So requests are no independent events; users are. The hash that shares them knows nothing of who will be affected: while
 the canary affects nobody whom stable would not, those who are affected for the first time fall on the arms as the
 weights say, one independently of the other, whoever they are and however busy. So do those who are for the second time,
-the third, and so on: each such level is an e-process of its own, and their mean is one. Times are spans of the clock,
+the third, and so on: each such level is an e-process of its own. Times are spans of the clock,
 not requests, so that one crash reaches the first level alone, which one look may lift by so much only, as that of
 requests.
 
@@ -14,6 +14,7 @@ of a canary that is better than stable come later, when stable's have come alrea
 lateness for harm. What turns bad late, when all were affected before, is found by counting users of both arms anew in
 windows of the clock of some lengths. Each window is one more e-process, and the evidence is a mean of all of them
 with that of the whole stages: they are not multiplied, since the users for whom it always fails are the same in each.
+So the mean is an e-process no more, in the strict sense; that it keeps to alpha is by simulation, which tests repeat.
 
 Where `odds_ratio` times stable's odds are allowed of each request, up to so many times the users come to the first
 level by a time, and to the level k by a power of it: how often a user is affected lies sqrt(k) about k, so what is
@@ -35,10 +36,10 @@ from typing import Any
 from model_release.gates import sequential
 from model_release.gates.looks import WHOLE
 from model_release.gates.wealth import PRIOR
-from model_release.traffic.router import USER_LEVELS, WINDOWS_MIN, Levels, Window, levels_within
+from model_release.traffic.router import USER_LEVELS, WINDOW_MINUTES, Levels, Window, levels_within
 
 _OF_STAGES = _OF_FIRST_LEVEL = 0.5
-_OPEN = 2
+_WINDOWS_OPEN = 2
 _GROWS, _MOST_ODDS = 1.5, 1e9
 
 
@@ -106,7 +107,7 @@ class Windows:
             if self._open and window.number < max(self._open):
                 return
             self._open[window.number] = Came(self._levels)
-            while len(self._open) > _OPEN:
+            while len(self._open) > _WINDOWS_OPEN:
                 ended = min(self._open)
                 self._over = _log_sum([self._over, self._worth[ended]])
                 self._ended += 1
@@ -127,16 +128,16 @@ class Windows:
         to_come = 1 / (self._ended + len(self._open) + 1)
         return _log_sum([self._over, *self._worth.values(), math.log(to_come)])
 
-    def to_list(self) -> list[Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return JSON values, with all windows ended."""
         over = _log_sum([self._over, *self._worth.values()])
-        return [None if over == -math.inf else over, self._ended + len(self._open)]
+        return {"over": None if over == -math.inf else over, "ended": self._ended + len(self._open)}
 
     @classmethod
-    def from_list(cls, minutes: int, values: Sequence[Any]) -> Windows:
-        """Read what `to_list` wrote."""
-        over, ended = values
-        return cls(minutes, -math.inf if over is None else float(over), int(ended))
+    def from_dict(cls, minutes: int, values: Mapping[str, Any]) -> Windows:
+        """Read what `to_dict` wrote."""
+        over = values["over"]
+        return cls(minutes, -math.inf if over is None else float(over), int(values["ended"]))
 
 
 def _log_sum(logs: Sequence[float]) -> float:
@@ -157,7 +158,7 @@ class UserEvidence:
     odds_ratio: float
     most: float = math.inf
     stages: Came = field(default_factory=lambda: Came(USER_LEVELS))
-    windows: dict[int, Windows] = field(default_factory=lambda: {each: Windows(each) for each in WINDOWS_MIN})
+    windows: dict[int, Windows] = field(default_factory=lambda: {each: Windows(each) for each in WINDOW_MINUTES})
     given_away: float = 0.0
     canary: int = 0
     stable: int = 0
@@ -184,7 +185,7 @@ class UserEvidence:
 
     def carried(self) -> dict[str, Any]:
         """Return what later stages need, as JSON values."""
-        windows = {str(minutes): each.to_list() for minutes, each in self.windows.items()}
+        windows = {str(minutes): each.to_dict() for minutes, each in self.windows.items()}
         return {"stages": self.stages.to_list(), "windows": windows}
 
     def sentence(self) -> str:
@@ -202,7 +203,7 @@ class UserEvidence:
         for evidence, before in zip(begun, gate.get("by_user", []), strict=False):
             evidence.stages = Came.from_list(USER_LEVELS, before["stages"])
             evidence.windows = {
-                minutes: Windows.from_list(minutes, before["windows"][str(minutes)]) for minutes in WINDOWS_MIN
+                minutes: Windows.from_dict(minutes, before["windows"][str(minutes)]) for minutes in WINDOW_MINUTES
             }
         for evidence in begun:
             evidence.given_away = evidence.log_evidence - float(gate["log_evidence"])

@@ -10,17 +10,20 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from model_release.errors import BytesDiffer, StoreUnavailable
 from model_release.identity import Kind, Mode
 from model_release.repository.store import ConditionFailed, KeyAbsent, ObjectStore
-from model_release.traffic.router import SlowBound
+from model_release.traffic.router import SlowBound, of_both_arms
 
 _TRIES = 30
 _NONCES = 64
+
+
+_Bound = Annotated[SlowBound, BeforeValidator(of_both_arms)]
 
 
 class Part(BaseModel):
@@ -139,9 +142,9 @@ class Running(Part):
     """Whether no fleet may get the version before its benchmark is sealed."""
     standby_before: Placement | None = None
     """What was warm when the release began; a dry run puts it back."""
-    slow_ms: list[SlowBound] = []
+    slow_ms: list[_Bound] = []
     """Beyond which bounds a request is slow for its user, while arms are sticky; none: latency is judged by request."""
-    often_ms: SlowBound | None = None
+    often_ms: _Bound | None = None
     """A bound below them, beyond which so many are that only some are told of."""
 
     @property

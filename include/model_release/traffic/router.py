@@ -49,6 +49,11 @@ class SlowBound(NamedTuple):
         return self.canary_ms if arm == "canary" else self.stable_ms
 
 
+def of_both_arms(bound: Any) -> Any:
+    """Return the pair of a SlowBound; one number, as was written before each arm had its own, is of both."""
+    return (bound, bound) if isinstance(bound, int | float) else bound
+
+
 @dataclass(frozen=True)
 class Route:
     """
@@ -122,13 +127,8 @@ class Route:
             sticky_header=values.get("sticky_header"),
             try_timeout_s=values.get("try_timeout_s"),
             mirrored={fleet: int(percent) for fleet, percent in values.get("mirrored", {}).items()},
-            slow_ms=_bound_of(values.get("slow_ms")),
-            often_ms=_bound_of(values.get("often_ms")),
+            **{each: SlowBound(*of_both_arms(values[each])) for each in ("slow_ms", "often_ms") if values.get(each)},
         )
-
-
-def _bound_of(pair: Sequence[float] | None) -> SlowBound | None:
-    return None if pair is None else SlowBound(*pair)
 
 
 def _problem(route: Route) -> str | None:
@@ -176,16 +176,19 @@ class ArmCounters:
         return ArmCounters(self.mirrored_requests, self.mirrored_errors, buckets, self.generation)
 
 
-USER_LEVELS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024)
-"""At which time that a user is affected in a stage he is told of: in so many spans of two seconds."""
+SPAN_S = 2
+"""A user is affected once in a span of the clock at the most: one crash is one time."""
 
-WINDOWS_MIN = (1, 4, 16)
+USER_LEVELS = (1, 2, 3, 4, 6, 8, 11, 16, 23, 32, 45, 64, 91, 128, 181, 256, 362, 512, 724, 1024)
+"""At which time that a user is affected in a stage he is told of: in so many spans."""
+
+WINDOW_MINUTES = (1, 4, 16)
 """How long windows of the clock are, in each of which all users begin anew; windows of a length follow each other."""
 
 
 def levels_within(minutes: int) -> tuple[int, ...]:
     """Return the levels that a user can come to in a window."""
-    return tuple(level for level in USER_LEVELS if level <= minutes * 30)
+    return tuple(level for level in USER_LEVELS if level <= minutes * 60 // SPAN_S)
 
 
 Levels = Sequence[int]

@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 
-from model_release.traffic.router import ARMS, USER_LEVELS, WINDOWS_MIN, ByArm, Window, levels_within
+from model_release.traffic.router import ARMS, SPAN_S, USER_LEVELS, WINDOW_MINUTES, ByArm, Window, levels_within
 
-_SPAN_S = 2
 #: Envoys' lines come one log after another, so some are of windows before the newest.
 _WINDOWS_KEPT = 3
 
@@ -18,7 +17,7 @@ class UserTimes:
     def __init__(self, percent: int) -> None:
         self._percent = percent
         self._spans: defaultdict[tuple[str, int], dict[bytes, set[int]]] = defaultdict(dict)
-        self._windows = [_Windows(minutes) for minutes in WINDOWS_MIN]
+        self._windows = [_Windows(minutes) for minutes in WINDOW_MINUTES]
         self.count_anew()
 
     def count_anew(self) -> None:
@@ -34,7 +33,7 @@ class UserTimes:
 
     def add(self, arm: str, percent: int, user: bytes, began_s: int) -> None:
         """Add a request that began then (Unix time), and count its user at the levels that he comes to by it."""
-        is_now, span = percent == self._percent, began_s // _SPAN_S
+        is_now, span = percent == self._percent, began_s // SPAN_S
         if not user.strip():
             if is_now:
                 self._count(arm, 1)
